@@ -1,0 +1,62 @@
+// Numbers both ends of the wire agree on. Nothing here may be repeated elsewhere: import it.
+
+/** Version of the native protocol; sent in hello, answered in welcome. */
+export const PROTOCOL_VERSION = 1;
+export const SUBPROTOCOL = 'tokenwire.v1';
+
+/** Limits of the native protocol and the HTTP API. Sizes in bytes unless the name says otherwise. */
+export const Limits = {
+  /** Largest inbound WebSocket message answered with an error on its lane; larger ones get `too_large`. */
+  messageBytes: 1 << 20,
+  /** uWebSockets' own limit. Beyond it the connection drops with 1006, so ours lies below a quarter of it. */
+  transportBytes: 5 << 20,
+  httpBodyBytes: 8 << 20,
+  lanesPerConnection: 256,
+  /** Responses one connection may watch at once (live handles). */
+  handlesPerConnection: 1024,
+  /** Events one handle may run ahead of the client's ack before sending pauses. */
+  creditEvents: 256,
+  /** Unacknowledged bytes per socket, above which only control frames are sent. */
+  unackedBytes: 1 << 20,
+  /** Bytes waiting inside the socket, above which only control frames are sent. */
+  bufferedBytes: 256 << 10,
+  /** Time a client may take between the upgrade and its hello. */
+  helloTimeoutMs: 10_000,
+  /** A connection that answers no ping for this long is closed. */
+  idleTimeoutSeconds: 32,
+  requestIdChars: 128,
+  messagesPerRequest: 4096,
+  toolsPerRequest: 128,
+  stopStrings: 8,
+  stopStringChars: 256,
+  logitBiasEntries: 1024,
+  /** Requests of one session waiting behind the running one; one more is `session_busy`. */
+  queuedPerSession: 4,
+  sessions: 10_000,
+  /** Messages and token ids kept by all sessions together. */
+  sessionMemoryBytes: 512 << 20,
+  sessionIdleMs: 24 * 3600_000,
+  /** Requests waiting for a slot in one model's engine; one more is `overloaded`. */
+  queuedRequests: 1024,
+  queueTimeoutMs: 60_000,
+  /** How long an ended response can still be read. */
+  responseRetentionMs: 600_000,
+  logMemoryBytes: 256 << 20,
+  /** A native response outlives its connection by this long (see README, "disconnect is not cancel"). */
+  graceMs: 60_000,
+} as const;
+
+/** Collecting window of one socket's deltas for classes chat and batch (DESIGN §4, flush). */
+export const FLUSH_WINDOW_MS = 15;
+
+/** Close codes of the native socket. 4000 and above are ours; the others are RFC 6455's. */
+export const CloseCode = {
+  normal: 1000,
+  unsupportedData: 1003,
+  invalidFrame: 1007,
+  policy: 1008,
+  internal: 1011,
+  restart: 1012,
+  overloaded: 1013,
+  slowConsumer: 4008,
+} as const;

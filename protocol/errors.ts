@@ -1,0 +1,101 @@
+// The one table of errors, and the one class that carries them. Errors cross threads and wires as
+// {code, message, param} and are rebuilt on arrival; messages are for people and may change, codes may not.
+import { CloseCode } from './constants.ts';
+
+interface ErrorRow {
+  /** What the error ends: the whole connection, or only the request on its lane. */
+  scope: 'connection' | 'lane';
+  /** HTTP status when the request came over HTTP. */
+  status: number;
+  /** WebSocket close code when scope is `connection`. */
+  close?: number;
+  /** True when the same request may succeed later. */
+  retryable: boolean;
+  /** OpenAI's `error.type`. */
+  type: string;
+}
+
+const BAD = 'invalid_request_error';
+const SERVER = 'server_error';
+
+export const errorTable = {
+  invalid_frame: { scope: 'connection', status: 400, close: CloseCode.invalidFrame, retryable: false, type: BAD },
+  version_unsupported: { scope: 'connection', status: 400, close: CloseCode.policy, retryable: false, type: BAD },
+  unauthorized: {
+    scope: 'connection',
+    status: 401,
+    close: CloseCode.policy,
+    retryable: false,
+    type: 'authentication_error',
+  },
+  expired_token: {
+    scope: 'connection',
+    status: 401,
+    close: CloseCode.policy,
+    retryable: false,
+    type: 'authentication_error',
+  },
+  slow_consumer: { scope: 'connection', status: 408, close: CloseCode.slowConsumer, retryable: true, type: SERVER },
+  too_many_connections: {
+    scope: 'connection',
+    status: 503,
+    close: CloseCode.overloaded,
+    retryable: true,
+    type: SERVER,
+  },
+  not_allowed: { scope: 'lane', status: 403, retryable: false, type: 'permission_error' },
+  invalid_request: { scope: 'lane', status: 400, retryable: false, type: BAD },
+  unsupported: { scope: 'lane', status: 400, retryable: false, type: BAD },
+  not_found: { scope: 'lane', status: 404, retryable: false, type: BAD },
+  method_not_allowed: { scope: 'lane', status: 405, retryable: false, type: BAD },
+  unknown_session: { scope: 'lane', status: 404, retryable: false, type: BAD },
+  unknown_response: { scope: 'lane', status: 404, retryable: false, type: BAD },
+  unknown_model: { scope: 'lane', status: 404, retryable: false, type: BAD },
+  context_too_long: { scope: 'lane', status: 400, retryable: false, type: BAD },
+  too_large: { scope: 'lane', status: 413, retryable: false, type: BAD },
+  too_many_lanes: { scope: 'lane', status: 429, retryable: false, type: BAD },
+  session_busy: { scope: 'lane', status: 409, retryable: true, type: BAD },
+  rate_limited: { scope: 'lane', status: 429, retryable: true, type: 'rate_limit_error' },
+  overloaded: { scope: 'lane', status: 503, retryable: true, type: SERVER },
+  queue_timeout: { scope: 'lane', status: 503, retryable: true, type: SERVER },
+  deadline_exceeded: { scope: 'lane', status: 408, retryable: true, type: SERVER },
+  model_loading: { scope: 'lane', status: 503, retryable: true, type: SERVER },
+  worker_lost: { scope: 'lane', status: 503, retryable: true, type: SERVER },
+  shutting_down: { scope: 'lane', status: 503, retryable: true, type: SERVER },
+  internal: { scope: 'lane', status: 500, retryable: false, type: SERVER },
+} as const satisfies Record<string, ErrorRow>;
+
+export type ErrorCode = keyof typeof errorTable;
+
+/** An error a client may see. `param` names the offending field where there is one. */
+export class ServiceError extends Error {
+  override readonly name = 'ServiceError';
+  readonly code: ErrorCode;
+  readonly param: string | undefined;
+  /** Advice for retryable errors: do not try again sooner. */
+  readonly retryAfterMs: number | undefined;
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { param?: string; retryAfterMs?: number; cause?: unknown } = {},
+  ) {
+    super(message, { cause: options.cause });
+    this.code = code;
+    this.param = options.param;
+    this.retryAfterMs = options.retryAfterMs;
+  }
+
+  get row(): ErrorRow {
+    return errorTable[this.code];
+  }
+}
+
+/** Rebuilds an error from its code as received; an unknown code (a newer peer) becomes `internal`. */
+export function errorFromCode(code: string, message: string, param?: string): ServiceError {
+  return new ServiceError(
+    code in errorTable ? (code as ErrorCode) : 'internal',
+    message,
+    param === undefined ? {} : { param },
+  );
+}

@@ -1,0 +1,56 @@
+// What the main thread sees of an engine. `client.ts` implements Engine; `responses/` implements EngineSink.
+import type { LatencyClass, ModelInfo } from '../../protocol/messages.ts';
+import type { SamplingParams } from '../../protocol/sampling.ts';
+import type { ServiceError } from '../../protocol/errors.ts';
+import type { EndReason, PromptInput } from '../../workers/messages.ts';
+
+/** Receives the events of one request, in order, on the main thread. `onEnd` is called exactly once, last. */
+export interface EngineSink {
+  /** The prompt is encoded: its length in tokens, and how many old messages did not fit. */
+  onEncoded(promptTokens: number, droppedMessages: number): void;
+  onPrefill(cachedTokens: number): void;
+  /** A token was sampled; text is what became certain with it and may be ''. sampledAtMs: epoch milliseconds. */
+  onToken(tokenId: number, text: string, sampledAtMs: number): void;
+  /** Text held back until the end (no token of its own). */
+  onText(text: string): void;
+  onToolBegin(index: number, name: string): void;
+  onToolDelta(index: number, text: string): void;
+  onToolEnd(index: number): void;
+  onEnd(reason: EndReason, error: ServiceError | null): void;
+}
+
+export interface SubmitOptions {
+  tenant: string;
+  /** Session id that will continue from this request, or ''. */
+  session: string;
+  class: LatencyClass;
+  prompt: PromptInput;
+  parseTools: boolean;
+  sampling: SamplingParams;
+  deadlineMs?: number;
+}
+
+export interface EngineGaugesView {
+  waiting: number;
+  running: number;
+  residentSlots: number;
+  kvUsedTokens: number;
+  kvReservedBytes: number;
+  hookMisses: number;
+}
+
+/** One model with its workers. */
+export interface Engine {
+  readonly model: ModelInfo;
+  readonly isReady: boolean;
+  readonly gauges: EngineGaugesView;
+  /**
+   * Queues a request; events arrive at the sink, never during this call.
+   * Throws ServiceError (`overloaded`, `shutting_down`, `model_loading`). Returns the request id.
+   */
+  submit(options: SubmitOptions, sink: EngineSink): number;
+  /** Idempotent; the sink's onEnd('cancelled') follows within a step or prefill chunk. Unknown ids are ignored. */
+  cancel(id: number): void;
+  /** Drop the KV kept for a session. */
+  forget(session: string): void;
+}

@@ -1,0 +1,30 @@
+import { defineConfig } from 'vitest/config';
+
+// Kinds of tests by file name (STYLE: unit, integration, model, browser). Each is a project, so that `npm test`
+// can run and print them part by part; all but unit use real threads and run one file at a time.
+const kinds = ['integration', 'model', 'browser'] as const;
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: 'unit',
+          include: ['test/**/*.test.ts'],
+          exclude: kinds.map((kind) => `test/**/*.${kind}.test.ts`),
+          pool: 'threads',
+        },
+      },
+      ...kinds.map((kind) => ({
+        test: {
+          name: kind,
+          include: [`test/**/*.${kind}.test.ts`],
+          pool: 'forks' as const,
+          fileParallelism: false,
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+        },
+      })),
+    ],
+  },
+});

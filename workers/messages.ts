@@ -1,0 +1,203 @@
+// What crosses the thread between src and the workers: requests in, one StepOutput per step out.
+// The only file of this folder that src may import.
+import type { ChatMessage, LatencyClass, ModelInfo, ToolDefinition } from '../protocol/messages.ts';
+import type { SamplingParams } from '../protocol/sampling.ts';
+import type { MessagePort } from 'node:worker_threads';
+
+/** Dimensions of a decoder as the engine needs them. */
+export interface ModelShape {
+  numLayers: number;
+  numKvHeads: number;
+  headDim: number;
+  vocabSize: number;
+  /** Longest sequence the compiled graph has rotary positions for. */
+  maxPositions: number;
+}
+
+/** A model ready to be opened by engine workers. Plain data: it is posted to them. */
+export interface CompiledModel {
+  kind: 'onnx' | 'fake';
+  id: string;
+  shape: ModelShape;
+  /** Graph of decode steps, and of prefill; the same file may serve both. Empty for the fake model. */
+  decodePath: string;
+  prefillPath: string;
+  /** Directory with tokenizer.json and tokenizer_config.json. */
+  textDir: string;
+  eosTokenIds: number[];
+  /** For people: "8-bit, block 64". */
+  quantization: string;
+  weightsBytes: number;
+  info: ModelInfo;
+  /** kind fake: time of a step and of a prefilled token, and whether prompts may order faults. */
+  fake?: FakeOptions;
+}
+
+export interface FakeOptions {
+  stepMs: number;
+  prefillUsPerToken: number;
+  faults: boolean;
+}
+
+export interface CompileProgress {
+  phase: string;
+  /** 0..1 */
+  done: number;
+}
+
+/** Prompt of a request, rendered and encoded where the model's text files are. */
+export type PromptInput =
+  | {
+      kind: 'chat';
+      messages: ChatMessage[];
+      tools: ToolDefinition[];
+      /** Token ids of this conversation so far (prompt and answer of the last turn): reused when the template agrees. */
+      history: number[] | null;
+      truncation: 'auto' | 'error';
+    }
+  | { kind: 'tokens'; tokenIds: number[] }
+  /** Encoded beforehand on the CPU pool. */
+  | { kind: 'encoded'; tokenIds: number[]; droppedMessages: number };
+
+/** What the engine is asked for. Every response makes exactly one. */
+export interface EngineRequest {
+  /** Unique in this process, never reused. */
+  id: number;
+  /** Index of this request's cancel flag in `EngineShared.flags`; free again once End was processed. */
+  flag: number;
+  tenant: string;
+  /** Session that will continue from this request's tokens, or ''. */
+  session: string;
+  class: LatencyClass;
+  prompt: PromptInput;
+  /** Parse tool calls out of the answer (the request has tools). */
+  parseTools: boolean;
+  sampling: SamplingParams;
+  /** Epoch milliseconds after which a waiting request is refused; Infinity for none. */
+  queueDeadline: number;
+  /** Epoch milliseconds after which the answer is of no use; Infinity for none. */
+  deadline: number;
+}
+
+/** Kinds of engine events. An event is four consecutive entries of StepOutput.events: kind, id, a, b. */
+export const Ev = {
+  /** a = prompt tokens, b = '' : the prompt is encoded and waits for a slot. */
+  Encoded: 0,
+  /** a = cached tokens, b = '' : prefill begins. */
+  Prefill: 1,
+  /** a = oldest messages left out of the prompt. */
+  Dropped: 2,
+  /** a = token id, b = text that became certain with it (may be ''). */
+  Token: 3,
+  /** b = text without a token of its own: what detokeniser or stop matcher still held at the end. */
+  Text: 4,
+  /** a = index of the call, b = function name. */
+  ToolBegin: 5,
+  /** a = index of the call, b = piece of the arguments JSON. */
+  ToolDelta: 6,
+  /** a = index of the call. */
+  ToolEnd: 7,
+  /** a = index in endReasons, b = '' or "code: message" of a ServiceError. The last event of an id. */
+  End: 8,
+} as const;
+
+export const endReasons = ['stop', 'length', 'tool_calls', 'cancelled', 'error'] as const;
+export type EndReason = (typeof endReasons)[number];
+
+/** The one message a worker posts per step. */
+export interface StepOutput {
+  op: 'step';
+  /** Flat: kind, id, a, b, kind, id, a, b, … */
+  events: (number | string)[];
+  /** When the newest token was sampled, epoch milliseconds with fraction (performance.timeOrigin + now()). */
+  sampledAtMs: number;
+  stats: StepStats;
+}
+
+export interface StepStats {
+  /** Rows of the decode step, 0 when there was none. */
+  batchSize: number;
+  stepMs: number;
+  prefillTokens: number;
+  prefillMs: number;
+  /** KV rows copied between slots since the last step, and the time it took. */
+  movedTokens: number;
+  moveMs: number;
+}
+
+/** Gauges of the lead worker, posted when they change and at most every 100 ms. */
+export interface EngineGauges {
+  op: 'gauges';
+  waiting: number;
+  running: number;
+  residentSlots: number;
+  kvUsedTokens: number;
+  kvReservedBytes: number;
+  hookMisses: number;
+}
+
+/** Memory shared by the main thread and all workers of one model. */
+export interface EngineShared {
+  /** Per layer one buffer for K and one for V, [slots, kvHeads, maxLen, headDim] float32, K and V alternating. */
+  kv: SharedArrayBuffer[];
+  /** Int32 per request flag: 1 = cancel. */
+  flags: SharedArrayBuffer;
+  /** Int32 per slot: id of the worker that may write it (asserted when `debugOwners`). */
+  owners: SharedArrayBuffer;
+}
+
+/** Int32 indices in a worker's control buffer. */
+export const Ctl = {
+  /** Counts messages for this worker; Atomics.notify'd. */
+  mail: 0,
+  stop: 1,
+  /** 1 while a step runs. */
+  busy: 2,
+  /** Steps begun. */
+  beats: 3,
+  size: 16,
+} as const;
+
+/** Layout of the slots: decode range of each worker, then the resident slots. */
+export interface SlotLayout {
+  /** Rows of each worker's decode range; worker w owns [w·rowsPerWorker, (w+1)·rowsPerWorker). */
+  rowsPerWorker: number;
+  numWorkers: number;
+  numSlots: number;
+  maxLen: number;
+  /** Sum over slots of tokens ever written × bytes per token stays below this. */
+  budgetTokens: number;
+}
+
+/** Argument of the endless Piscina task of one engine worker. Worker 0 is the lead. */
+export interface WorkerInit {
+  index: number;
+  model: CompiledModel;
+  layout: SlotLayout;
+  shared: EngineShared;
+  ctl: SharedArrayBuffer;
+  /** To the main thread. */
+  port: MessagePort;
+  threads: number;
+  debugOwners: boolean;
+}
+
+/** main → worker */
+export type ToWorker =
+  | { op: 'submit'; request: EngineRequest }
+  /** Lead only: a decode worker's direct port; it answers with its inventory on that port. */
+  | { op: 'attach'; index: number; port: MessagePort; ctl: SharedArrayBuffer }
+  /** Decode worker only: the lead's end of the direct port. */
+  | { op: 'lead'; port: MessagePort; ctl: SharedArrayBuffer }
+  /** Lead only: this decode worker died; end what was lent to it. */
+  | { op: 'lost'; index: number }
+  /** Lead only: forget the KV kept for this session. */
+  | { op: 'forget'; session: string };
+
+/** worker → main */
+export type FromWorker =
+  | StepOutput
+  | EngineGauges
+  | { op: 'ready'; index: number; loadMs: number }
+  /** After 'lead': the requests this decode worker holds. */
+  | { op: 'inventory'; ids: number[] };

@@ -1,0 +1,20 @@
+// The seam between the engine and whatever computes logits. The engine knows slots, rows and token ids;
+// an implementation knows tensors. `fake.ts` and `onnx-model.ts` implement it.
+
+/** One opened model in one thread. Calls are synchronous and hold the thread for the whole forward pass. */
+export interface Model {
+  readonly vocabSize: number;
+  /**
+   * One decode step over the slots [first, first + n): row i appends tokens[i] at position past[i].
+   * Returns logits [n, vocab]; the array belongs to the model and is valid until its next call.
+   */
+  decode(first: number, n: number, tokens: ArrayLike<number>, past: ArrayLike<number>): Float32Array;
+  /**
+   * Appends ids at positions past.. of one slot (one prefill chunk; at least 2 ids, except for a one-token prompt).
+   * Returns the logits [vocab] after the last id, valid until the next call, or undefined when not wanted.
+   */
+  prefill(slot: number, ids: ArrayLike<number>, past: number, wantLogits: boolean): Float32Array | undefined;
+  /** Runs whose outputs were copied because the no-copy hook was lost; always 0 in good health. */
+  readonly hookMisses: number;
+  dispose(): void;
+}
