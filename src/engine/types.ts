@@ -44,6 +44,10 @@ export interface Engine {
   readonly model: ModelInfo;
   readonly isReady: boolean;
   readonly gauges: EngineGaugesView;
+  /** Loading progress 0..1 with its phase, for /readyz; null once ready. */
+  readonly progress: { phase: string; done: number } | null;
+  /** Called after all events of one engine step were delivered to their sinks: the moment to flush sockets. */
+  onStepEnd: (() => void) | null;
   /**
    * Queues a request; events arrive at the sink, never during this call.
    * Throws ServiceError (`overloaded`, `shutting_down`, `model_loading`). Returns the request id.
