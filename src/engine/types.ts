@@ -8,6 +8,8 @@ import type { EndReason, PromptInput } from '../../workers/messages.ts';
 export interface EngineSink {
   /** The prompt is encoded: its length in tokens, and how many old messages did not fit. */
   onEncoded(promptTokens: number, droppedMessages: number): void;
+  /** Ids of the whole prompt, for requests of a session only; before onPrefill. */
+  onPrompt(tokenIds: Int32Array): void;
   onPrefill(cachedTokens: number): void;
   /** A token was sampled; text is what became certain with it and may be ''. sampledAtMs: epoch milliseconds. */
   onToken(tokenId: number, text: string, sampledAtMs: number): void;

@@ -1,0 +1,307 @@
+// One generation: its state, its log, its counts and clocks. The engine feeds it (EngineSink), subscribers read its
+// log, anyone allowed may cancel it. `#end` is the only way into the state `ended`, and the only writer of the log's
+// end event, so "finished twice" and "never finished" have one place to be looked for.
+import { randomBytes } from 'node:crypto';
+import type { LatencyClass, ToolCall, Timings, Usage } from '../../protocol/messages.ts';
+import type { SamplingParams } from '../../protocol/sampling.ts';
+import { ServiceError } from '../../protocol/errors.ts';
+import type { EndReason, PromptInput } from '../../workers/messages.ts';
+import type { Caller } from '../auth/caller.ts';
+import type { Engine, EngineSink } from '../engine/types.ts';
+import { ResponseLog } from './response-log.ts';
+import type { EndEvent } from './response-log.ts';
+
+export type ResponseState =
+  | { kind: 'queued'; sinceMs: number }
+  | { kind: 'prefilling'; sinceMs: number }
+  | { kind: 'running'; sinceMs: number }
+  | { kind: 'parked'; sinceMs: number }
+  | { kind: 'ended'; sinceMs: number; end: EndEvent };
+
+export interface Subscriber {
+  /** New events exist; called at most once per engine step and response. Pull them from `response.log`. */
+  notify(response: Response): void;
+}
+
+export interface ResponseOptions {
+  /** Session this response belongs to; null for a one-off. */
+  session: string | null;
+  class: LatencyClass;
+  /** The request has tools: tool calls are parsed out of the answer. */
+  parseTools: boolean;
+  sampling: SamplingParams;
+  /** Milliseconds from creation after which the answer is of no use. */
+  deadlineMs?: number | undefined;
+}
+
+/** What a response tells its registry. */
+export interface ResponseHooks {
+  now(): number;
+  /** New events; `atOnce` when no engine step will follow to publish them. */
+  touched(response: Response, atOnce: boolean): void;
+  /** A token was sampled; `gapMs` since the one before, or null for the first. */
+  token(response: Response, gapMs: number | null): void;
+  ended(response: Response): void;
+}
+
+export class Response implements EngineSink {
+  /** 'resp_' and 128 random bits in hex. */
+  readonly id = `resp_${randomBytes(16).toString('hex')}`;
+  readonly caller: Caller;
+  readonly model: string;
+  readonly sessionId: string | null;
+  readonly class: LatencyClass;
+  /** Epoch milliseconds, with fraction. */
+  readonly createdAtMs: number;
+  readonly log = new ResponseLog();
+  /** Ids of the generated tokens, also of those without text. */
+  readonly tokenIds: number[] = [];
+  readonly toolCalls: ToolCall[] = [];
+  /** Resolves with the end event; never rejects. */
+  readonly ended: Promise<EndEvent>;
+
+  readonly #engine: Engine;
+  readonly #options: ResponseOptions;
+  readonly #hooks: ResponseHooks;
+  readonly #subscribers = new Set<Subscriber>();
+  #resolveEnded!: (end: EndEvent) => void;
+  #state: ResponseState;
+  #requestId: number | null = null;
+  #promptTokenIds: Int32Array | null = null;
+  #promptTokens = 0;
+  #cachedTokens = 0;
+  #droppedMessages = 0;
+  #prefillAtMs: number | null = null;
+  #firstTokenAtMs: number | null = null;
+  #lastTokenAtMs: number | null = null;
+  #cancelAtMs: number | null = null;
+  /** Why we cancelled it ourselves; replaces the engine's plain `cancelled`. */
+  #failure: ServiceError | null = null;
+
+  constructor(engine: Engine, caller: Caller, options: ResponseOptions, hooks: ResponseHooks) {
+    this.#engine = engine;
+    this.#options = options;
+    this.#hooks = hooks;
+    this.caller = caller;
+    this.model = engine.model.id;
+    this.sessionId = options.session;
+    this.class = options.class;
+    this.createdAtMs = hooks.now();
+    this.#state = { kind: 'queued', sinceMs: this.createdAtMs };
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
+    });
+  }
+
+  get state(): ResponseState {
+    return this.#state;
+  }
+
+  get isEnded(): boolean {
+    return this.#state.kind === 'ended';
+  }
+
+  /** True once the engine has taken the request; before that it waits for its turn in the session. */
+  get isSubmitted(): boolean {
+    return this.#requestId !== null;
+  }
+
+  get text(): string {
+    return this.log.text;
+  }
+
+  /** Ids of the whole prompt; the engine delivers them for requests of a session, null until then. */
+  get promptTokenIds(): Int32Array | null {
+    return this.#promptTokenIds;
+  }
+
+  /** When the newest token was sampled, epoch milliseconds; null before the first. */
+  get lastTokenAtMs(): number | null {
+    return this.#lastTokenAtMs;
+  }
+
+  /** When cancel was first asked for, epoch milliseconds. */
+  get cancelAtMs(): number | null {
+    return this.#cancelAtMs;
+  }
+
+  /** Counts so far; exact once ended, also when cancelled. */
+  get usage(): Usage {
+    return {
+      promptTokens: this.#promptTokens,
+      cachedTokens: this.#cachedTokens,
+      completionTokens: this.tokenIds.length,
+      droppedMessages: this.#droppedMessages,
+    };
+  }
+
+  /** Times so far, in milliseconds. A phase not reached is 0; ttftMs is 0 without a token. */
+  get timings(): Timings {
+    const endMs = this.#state.kind === 'ended' ? this.#state.sinceMs : this.#hooks.now();
+    const prefillAt = this.#prefillAtMs ?? this.#firstTokenAtMs ?? endMs;
+    const prefillEnd = this.#prefillAtMs === null ? prefillAt : (this.#firstTokenAtMs ?? endMs);
+    return {
+      queuedMs: Math.max(0, prefillAt - this.createdAtMs),
+      prefillMs: Math.max(0, prefillEnd - prefillAt),
+      ttftMs: this.#firstTokenAtMs === null ? 0 : Math.max(0, this.#firstTokenAtMs - this.createdAtMs),
+      totalMs: Math.max(0, endMs - this.createdAtMs),
+    };
+  }
+
+  get numSubscribers(): number {
+    return this.#subscribers.size;
+  }
+
+  /** Estimated memory of what retention keeps. */
+  get bytes(): number {
+    return this.log.bytes + this.tokenIds.length * 8 + 1024;
+  }
+
+  /**
+   * Hands the request to the engine, once. Throws what `Engine.submit` throws, and `deadline_exceeded` when the
+   * deadline passed while it waited in its session. The caller then decides: forget the response, or `fail` it.
+   */
+  start(prompt: PromptInput): void {
+    if (this.isSubmitted || this.isEnded) throw new Error(`${this.id} was started twice or after its end`);
+    const { deadlineMs } = this.#options;
+    const leftMs = deadlineMs === undefined ? undefined : deadlineMs - (this.#hooks.now() - this.createdAtMs);
+    if (leftMs !== undefined && leftMs <= 0) {
+      throw new ServiceError('deadline_exceeded', 'The deadline passed before the request could start.');
+    }
+    this.#requestId = this.#engine.submit(
+      {
+        tenant: this.caller.tenant,
+        session: this.sessionId ?? '',
+        class: this.class,
+        prompt,
+        parseTools: this.#options.parseTools,
+        sampling: this.#options.sampling,
+        ...(leftMs === undefined ? {} : { deadlineMs: leftMs }),
+      },
+      this,
+    );
+  }
+
+  /** Idempotent. A started response ends as `cancelled` within an engine step or prefill chunk, others at once. */
+  cancel(): void {
+    if (this.isEnded || this.#cancelAtMs !== null) return;
+    this.#cancelAtMs = this.#hooks.now();
+    if (this.#requestId === null) this.#end('cancelled', null, true);
+    else this.#engine.cancel(this.#requestId);
+  }
+
+  /** Cancels on the server's account: it will end as `error` with this error instead of `cancelled`. */
+  fail(error: ServiceError): void {
+    if (this.isEnded) return;
+    this.#failure ??= error;
+    this.cancel();
+  }
+
+  /**
+   * Returns the function that unsubscribes. Events already in the log are announced too, soon, so that a late
+   * subscriber and an early one run through the same code.
+   */
+  subscribe(subscriber: Subscriber): () => void {
+    this.#subscribers.add(subscriber);
+    if (this.log.head > 0) this.#hooks.touched(this, true);
+    return () => this.unsubscribe(subscriber);
+  }
+
+  unsubscribe(subscriber: Subscriber): void {
+    this.#subscribers.delete(subscriber);
+  }
+
+  get subscribers(): Iterable<Subscriber> {
+    return this.#subscribers;
+  }
+
+  onPrompt(tokenIds: Int32Array): void {
+    this.#promptTokenIds = tokenIds;
+  }
+
+  onEncoded(promptTokens: number, droppedMessages: number): void {
+    this.#assertLive();
+    this.#promptTokens = promptTokens;
+    this.#droppedMessages = droppedMessages;
+  }
+
+  onPrefill(cachedTokens: number): void {
+    this.#assertLive();
+    // Preempted and computed again: the client's counts and times are those of the first round.
+    if (this.#prefillAtMs !== null) return;
+    this.#cachedTokens = cachedTokens;
+    this.#prefillAtMs = this.#hooks.now();
+    this.#state = { kind: 'prefilling', sinceMs: this.#prefillAtMs };
+  }
+
+  onToken(tokenId: number, text: string, sampledAtMs: number): void {
+    this.#assertLive();
+    if (this.#firstTokenAtMs === null) this.#firstTokenAtMs = sampledAtMs;
+    if (this.#state.kind !== 'running') this.#state = { kind: 'running', sinceMs: sampledAtMs };
+    const gapMs = this.#lastTokenAtMs === null ? null : sampledAtMs - this.#lastTokenAtMs;
+    this.#lastTokenAtMs = sampledAtMs;
+    this.tokenIds.push(tokenId);
+    this.#hooks.token(this, gapMs);
+    this.onText(text);
+  }
+
+  onText(text: string): void {
+    this.#assertLive();
+    if (text === '') return;
+    this.log.append({ kind: 'text', text });
+    this.#hooks.touched(this, false);
+  }
+
+  onToolBegin(index: number, name: string): void {
+    this.#assertLive();
+    if (index !== this.toolCalls.length) throw new Error(`${this.id}: tool call ${index} begins out of order`);
+    const callId = `call_${randomBytes(12).toString('hex')}`;
+    this.toolCalls.push({ id: callId, name, arguments: '' });
+    this.log.append({ kind: 'toolBegin', index, callId, name });
+    this.#hooks.touched(this, false);
+  }
+
+  onToolDelta(index: number, text: string): void {
+    this.#assertLive();
+    const call = this.toolCalls[index];
+    if (call === undefined) throw new Error(`${this.id}: tool call ${index} goes on without a beginning`);
+    if (text === '') return;
+    call.arguments += text;
+    this.log.append({ kind: 'toolDelta', index, text });
+    this.#hooks.touched(this, false);
+  }
+
+  onToolEnd(index: number): void {
+    this.#assertLive();
+    if (this.toolCalls[index] === undefined) throw new Error(`${this.id}: tool call ${index} ends without a beginning`);
+    this.log.append({ kind: 'toolEnd', index });
+    this.#hooks.touched(this, false);
+  }
+
+  onEnd(reason: EndReason, error: ServiceError | null): void {
+    this.#end(reason, error, false);
+  }
+
+  #end(reason: EndReason, error: ServiceError | null, atOnce: boolean): void {
+    this.#assertLive();
+    const failure = reason === 'cancelled' ? this.#failure : error;
+    const endedAtMs = this.#hooks.now();
+    const end: EndEvent = {
+      kind: 'end',
+      reason: failure === null ? reason : 'error',
+      usage: this.usage,
+      timings: this.timings,
+      error: failure,
+    };
+    this.#state = { kind: 'ended', sinceMs: endedAtMs, end };
+    this.log.append(end);
+    this.#hooks.touched(this, atOnce);
+    this.#hooks.ended(this);
+    this.#resolveEnded(end);
+  }
+
+  /** An event after the end is a bug of the engine: a mixed-up id would show one caller's text to another. */
+  #assertLive(): void {
+    if (this.isEnded) throw new Error(`${this.id} received an engine event after its end`);
+  }
+}
