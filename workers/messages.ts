@@ -201,3 +201,5 @@ export type FromWorker =
   | { op: 'ready'; index: number; loadMs: number }
   /** After 'lead': the requests this decode worker holds. */
   | { op: 'inventory'; ids: number[] };
+  /** Ids of the encoded prompt, once, for requests with a session: its next turn continues from them. */
+  | { op: 'prompt'; id: number; tokenIds: Int32Array }
