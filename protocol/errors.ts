@@ -1,6 +1,7 @@
 // The one table of errors, and the one class that carries them. Errors cross threads and wires as
 // {code, message, param} and are rebuilt on arrival; messages are for people and may change, codes may not.
 import { CloseCode } from './constants.ts';
+import type { WireError } from './messages.ts';
 
 interface ErrorRow {
   /** What the error ends: the whole connection, or only the request on its lane. */
@@ -93,9 +94,26 @@ export class ServiceError extends Error {
 
 /** Rebuilds an error from its code as received; an unknown code (a newer peer) becomes `internal`. */
 export function errorFromCode(code: string, message: string, param?: string): ServiceError {
-  return new ServiceError(
-    code in errorTable ? (code as ErrorCode) : 'internal',
-    message,
-    param === undefined ? {} : { param },
-  );
+  return new ServiceError(isErrorCode(code) ? code : 'internal', message, param === undefined ? {} : { param });
+}
+
+/** The error as the native wire carries it. Causes and stacks stay behind. */
+export function toWireError(error: ServiceError): WireError {
+  const { code, message, param, retryAfterMs } = error;
+  const wire: WireError = { code, message, retryable: errorTable[code].retryable };
+  if (param !== undefined) wire.param = param;
+  if (retryAfterMs !== undefined) wire.retryAfterMs = retryAfterMs;
+  return wire;
+}
+
+/** The error of a frame as received; an unknown code (a newer peer) becomes `internal`. */
+export function errorFromWire({ code, message, param, retryAfterMs }: WireError): ServiceError {
+  return new ServiceError(isErrorCode(code) ? code : 'internal', message, {
+    ...(param === undefined ? {} : { param }),
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
+}
+
+function isErrorCode(code: string): code is ErrorCode {
+  return Object.hasOwn(errorTable, code);
 }

@@ -205,7 +205,7 @@ export type ServerMessage =
       timings: Timings,
       error: WireError | null,
     ]
-  /** Answers Cancel; seq is the last event of the response. Done for the same handle precedes or follows it. */
+  /** Answers Cancel; seq is the last event of the response. Every event of the handle, Done included, precedes it. */
   | [op: typeof Op.Cancelled, lane: number, handle: number, seq: number]
   /** A request failed before it had a handle (requestId set), or a frame of this lane was refused (null). */
   | [op: typeof Op.Error, lane: number, requestId: string | null, error: WireError]

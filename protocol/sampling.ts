@@ -56,3 +56,17 @@ export const samplingRanges = {
   seed: [-(2 ** 53) + 1, 2 ** 53 - 1],
   maxTokens: [1, 10_000_000],
 } as const;
+
+/**
+ * All fields, from those given: later layers go before earlier ones (session, then request), and the defaults
+ * fill the rest. A field that is undefined counts as not given; null is a value (seed, maxTokens, logitBias).
+ */
+export function resolveSampling(...layers: readonly (Partial<SamplingParams> | undefined)[]): SamplingParams {
+  const resolved: SamplingParams = { ...defaultSampling, stop: [] };
+  for (const layer of layers) {
+    for (const [field, value] of Object.entries(layer ?? {})) {
+      if (value !== undefined) Object.assign(resolved, { [field]: value });
+    }
+  }
+  return resolved;
+}
