@@ -88,18 +88,14 @@ export class Responses {
 
   /** Creates a response and hands it to the engine. Throws what `Engine.submit` throws; nothing is kept then. */
   create(engine: Engine, caller: Caller, options: CreateResponse & { prompt: PromptInput }): Response {
-    const response = this.prepare(engine, caller, options);
-    try {
-      response.start(options.prompt);
-    } catch (error) {
-      this.#forget(response);
-      throw error;
-    }
-    return response;
+    return this.createWith(engine, caller, options, (response) => response.start(options.prompt));
   }
 
-  /** A response whose prompt is not known yet: it waits for its turn in a session, which then calls `start`. */
-  prepare(engine: Engine, caller: Caller, options: CreateResponse): Response {
+  /**
+   * As `create`, but `begin` decides when to call `response.start`: in a session the prompt is known only when the
+   * turn comes. When `begin` throws, nothing is kept.
+   */
+  createWith(engine: Engine, caller: Caller, options: CreateResponse, begin: (response: Response) => void): Response {
     this.#evict();
     const { session, class: latencyClass, sampling, deadlineMs } = options;
     const response = new Response(
@@ -108,6 +104,7 @@ export class Responses {
       { session, class: latencyClass, sampling, deadlineMs, parseTools: options.tools.length > 0 },
       this.#hooks,
     );
+    begin(response);
     this.#all.set(response.id, response);
     if (options.requestId !== undefined) {
       const key = requestKey(caller, session, options.requestId);

@@ -1,0 +1,221 @@
+// All sessions, by tenant, and the one way to create a response from a native or HTTP request: in a session or as a
+// one-off, idempotent by requestId. A session of another tenant is answered exactly like one that does not exist.
+// Sessions idle for 24 h close; at the limits of number or memory the longest idle one of the biggest tenant goes.
+import { Limits } from '../../protocol/constants.ts';
+import { ServiceError } from '../../protocol/errors.ts';
+import type { ChatMessage, CreateOptions, LatencyClass, SessionInfo, SessionOptions } from '../../protocol/messages.ts';
+import { defaultSampling } from '../../protocol/sampling.ts';
+import type { Caller } from '../auth/caller.ts';
+import type { Engine } from '../engine/types.ts';
+import type { Responses } from '../responses/registry.ts';
+import type { Response } from '../responses/response.ts';
+import { Session } from './session.ts';
+import type { SessionSetup } from './session.ts';
+import { splitTurns } from './turn.ts';
+
+/** The engine that serves a model name or alias (absent: the default model). Throws `unknown_model`. */
+export type EngineFor = (model: string | undefined) => Engine;
+
+export interface SessionsOptions {
+  now?: () => number;
+  maxSessions?: number;
+  memoryBytes?: number;
+  idleMs?: number;
+}
+
+export class Sessions {
+  readonly #responses: Responses;
+  readonly #engineFor: EngineFor;
+  readonly #now: () => number;
+  readonly #maxSessions: number;
+  readonly #memoryBytes: number;
+  readonly #idleMs: number;
+  /** In the order of last use, longest idle first. */
+  readonly #sessions = new Map<string, Session>();
+  #bytes = 0;
+
+  constructor(responses: Responses, engineFor: EngineFor, options: SessionsOptions = {}) {
+    this.#responses = responses;
+    this.#engineFor = engineFor;
+    this.#now = options.now ?? Date.now;
+    this.#maxSessions = options.maxSessions ?? Limits.sessions;
+    this.#memoryBytes = options.memoryBytes ?? Limits.sessionMemoryBytes;
+    this.#idleMs = options.idleMs ?? Limits.sessionIdleMs;
+  }
+
+  get size(): number {
+    return this.#sessions.size;
+  }
+
+  /** Estimated memory of messages and token ids of all sessions. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Opens a new session, or the one named in the options. Throws `unknown_session`, `unknown_model`, `overloaded`. */
+  open(caller: Caller, options: SessionOptions): SessionInfo {
+    if (options.session !== undefined) return this.get(options.session, caller).info;
+    const { head, turns, rest } = splitTurns(options.messages ?? []);
+    if (rest.length > 0) {
+      const message = 'Messages to start from must end with an answer of role assistant; ask with create.';
+      throw new ServiceError('invalid_request', message, { param: 'messages' });
+    }
+    const system: ChatMessage[] = options.system === undefined ? [] : [{ role: 'system', content: options.system }];
+    return this.#add({
+      tenant: caller.tenant,
+      engine: this.#engineFor(options.model),
+      createdAtMs: Math.floor(this.#now()),
+      tools: options.tools ?? [],
+      sampling: options.sampling ?? {},
+      truncation: options.truncation ?? 'auto',
+      head: [...system, ...head],
+      turns,
+    }).info;
+  }
+
+  /** Throws `unknown_session`, also for another tenant's. Counts as use. */
+  get(id: string, caller: Caller): Session {
+    this.sweep();
+    const session = this.#sessions.get(id);
+    if (session === undefined || session.tenant !== caller.tenant) {
+      throw new ServiceError('unknown_session', 'No such session; it may have expired.', { param: 'session' });
+    }
+    this.#touch(session);
+    return session;
+  }
+
+  /** The caller's sessions, last used first. */
+  list(caller: Caller): SessionInfo[] {
+    this.sweep();
+    const own = [...this.#sessions.values()].filter((session) => session.tenant === caller.tenant);
+    return own.toReversed().map((session) => session.info);
+  }
+
+  history(caller: Caller, id: string): ChatMessage[] {
+    return this.get(id, caller).messages;
+  }
+
+  rollback(caller: Caller, id: string, numTurns: number): SessionInfo {
+    const session = this.get(id, caller);
+    session.rollback(numTurns);
+    return session.info;
+  }
+
+  fork(caller: Caller, id: string, numTurns: number): SessionInfo {
+    return this.#add(this.get(id, caller).forkSetup(numTurns, Math.floor(this.#now()))).info;
+  }
+
+  close(caller: Caller, id: string): void {
+    this.#remove(this.get(id, caller));
+  }
+
+  /**
+   * Creates the response of a turn or a one-off. The same requestId again, in the same session (or outside any),
+   * gives the response of the first time while it is retained. `defaultClass` applies when the options name none.
+   */
+  create(caller: Caller, requestId: string, options: CreateOptions, defaultClass: LatencyClass): Response {
+    const session = options.session === undefined ? null : this.get(options.session, caller);
+    const known = this.#responses.byRequest(caller, session?.id ?? null, requestId);
+    if (known !== undefined) return known;
+    const common = {
+      requestId,
+      session: session?.id ?? null,
+      class: options.class ?? defaultClass,
+      sampling: { ...defaultSampling, ...session?.sampling, ...options.sampling },
+      deadlineMs: options.deadlineMs,
+    };
+    if (session === null) {
+      const { messages, tools = [], truncation = 'auto' } = options;
+      if (messages.length === 0) {
+        throw new ServiceError('invalid_request', 'messages must not be empty.', { param: 'messages' });
+      }
+      const prompt = { kind: 'chat' as const, messages, tools, history: null, truncation };
+      return this.#responses.create(this.#engineFor(options.model), caller, { ...common, tools, prompt });
+    }
+    assertTurn(session, options, this.#engineFor);
+    session.assertRoom();
+    const tools = [...(options.tools ?? session.tools)];
+    const truncation = options.truncation ?? session.truncation;
+    return this.#responses.createWith(session.engine, caller, { ...common, tools }, (response) =>
+      session.run(response, { messages: options.messages, tools, truncation }),
+    );
+  }
+
+  /** Closes what has been idle too long. Called on every use; a timer may call it too. */
+  sweep(): void {
+    const oldest = this.#now() - this.#idleMs;
+    for (const session of this.#sessions.values()) {
+      if (session.lastUsedMs > oldest) return;
+      if (session.isBusy) this.#touch(session);
+      else this.#remove(session);
+    }
+  }
+
+  #add(setup: SessionSetup): Session {
+    this.sweep();
+    const session = new Session(setup, (changed, addedBytes) => this.#changed(changed, addedBytes));
+    if (session.bytes > this.#memoryBytes) {
+      throw new ServiceError('too_large', 'The messages are larger than the memory for all sessions.');
+    }
+    this.#sessions.set(session.id, session);
+    this.#bytes += session.bytes;
+    this.#makeRoom(session);
+    if (this.#sessions.size > this.#maxSessions || this.#bytes > this.#memoryBytes) {
+      this.#remove(session);
+      throw new ServiceError('overloaded', 'Too many sessions are busy; try again later.', { retryAfterMs: 1000 });
+    }
+    return session;
+  }
+
+  #changed(session: Session, addedBytes: number): void {
+    if (!this.#sessions.has(session.id)) return;
+    this.#bytes += addedBytes;
+    this.#touch(session);
+    this.#makeRoom(session);
+  }
+
+  #touch(session: Session): void {
+    session.lastUsedMs = this.#now();
+    this.#sessions.delete(session.id);
+    this.#sessions.set(session.id, session);
+  }
+
+  /**
+   * Closes idle sessions other than `keep` until the limits hold, as far as that goes. The tenant that uses most
+   * pays, so that nobody can push another's conversations out by opening many.
+   */
+  #makeRoom(keep: Session): void {
+    while (this.#sessions.size > this.#maxSessions || this.#bytes > this.#memoryBytes) {
+      const byCount = this.#sessions.size > this.#maxSessions;
+      const use = new Map<string, number>();
+      const longestIdle = new Map<string, Session>();
+      for (const session of this.#sessions.values()) {
+        const { tenant } = session;
+        use.set(tenant, (use.get(tenant) ?? 0) + (byCount ? 1 : session.bytes));
+        if (session !== keep && !session.isBusy && !longestIdle.has(tenant)) longestIdle.set(tenant, session);
+      }
+      const tenants = [...longestIdle.keys()].sort((a, b) => (use.get(b) ?? 0) - (use.get(a) ?? 0));
+      const victim = tenants[0] === undefined ? undefined : longestIdle.get(tenants[0]);
+      if (victim === undefined) return;
+      this.#remove(victim);
+    }
+  }
+
+  #remove(session: Session): void {
+    if (this.#sessions.delete(session.id)) this.#bytes -= session.bytes;
+    session.close();
+  }
+}
+
+/** Throws `invalid_request` when the options do not fit a turn of this session. */
+function assertTurn(session: Session, options: CreateOptions, engineFor: EngineFor): void {
+  if (options.model !== undefined && engineFor(options.model) !== session.engine) {
+    const message = `This session uses model ${session.engine.model.id}; open another one to change it.`;
+    throw new ServiceError('invalid_request', message, { param: 'model' });
+  }
+  const isTurn = options.messages.every((message) => message.role === 'user' || message.role === 'tool');
+  if (options.messages.length === 0 || !isTurn) {
+    const message = 'A turn has at least one message, each of role user or tool; the session keeps the others.';
+    throw new ServiceError('invalid_request', message, { param: 'messages' });
+  }
+}

@@ -1,0 +1,77 @@
+// One finished turn of a session and its tokens. Turns never change once recorded, so forks share them. The tokens
+// of a turn (whole prompt and answer) nearly always continue those of the turn before; only the new ones are stored.
+import type { ChatMessage } from '../../protocol/messages.ts';
+
+export interface Turn {
+  /** What the user (or the tools) said. */
+  readonly messages: readonly ChatMessage[];
+  readonly answer: ChatMessage;
+  /** The first `shared` tokens are those of the turn before, `own` follows. Null: not known (a given message). */
+  readonly tokens: { readonly shared: number; readonly own: Int32Array } | null;
+}
+
+/** Appends the answer's tokens to the prompt's and stores what the turns before do not have. */
+export function turnTokens(before: readonly Turn[], prompt: Int32Array, answer: readonly number[]): Turn['tokens'] {
+  const previous = tokensOf(before);
+  let shared = 0;
+  while (shared < previous.length && shared < prompt.length && previous[shared] === prompt[shared]) shared++;
+  const own = new Int32Array(prompt.length - shared + answer.length);
+  own.set(prompt.subarray(shared));
+  own.set(answer, prompt.length - shared);
+  return { shared, own };
+}
+
+/** All tokens of the last turn: prompt and answer. Empty when they are not known. */
+export function tokensOf(turns: readonly Turn[]): Int32Array {
+  const last = turns.at(-1)?.tokens;
+  if (last === null || last === undefined) return new Int32Array(0);
+  const tokens = new Int32Array(last.shared + last.own.length);
+  // Backwards: each turn owns what lies behind its shared part, as far as the turns after it kept it.
+  let end = tokens.length;
+  for (let index = turns.length - 1; index >= 0 && end > 0; index--) {
+    const part = turns[index]!.tokens;
+    if (part === null) break;
+    if (end > part.shared) {
+      tokens.set(part.own.subarray(0, end - part.shared), part.shared);
+      end = part.shared;
+    }
+  }
+  return tokens;
+}
+
+/** Estimated memory of messages, in bytes. */
+export function messageBytes(messages: readonly ChatMessage[]): number {
+  let bytes = 0;
+  for (const message of messages) {
+    bytes += 128 + 2 * message.content.length;
+    for (const call of message.toolCalls ?? []) bytes += 128 + 2 * (call.name.length + call.arguments.length);
+  }
+  return bytes;
+}
+
+/** Estimated memory of a turn, in bytes. */
+export function turnBytes(turn: Turn): number {
+  return messageBytes(turn.messages) + messageBytes([turn.answer]) + 4 * (turn.tokens?.own.length ?? 0);
+}
+
+/**
+ * Splits given messages: what comes before the first user message is the head (system messages), then every
+ * assistant message ends a turn. `rest` is what follows the last of them.
+ */
+export function splitTurns(messages: readonly ChatMessage[]): {
+  head: ChatMessage[];
+  turns: Turn[];
+  rest: ChatMessage[];
+} {
+  const head: ChatMessage[] = [];
+  const turns: Turn[] = [];
+  let pending: ChatMessage[] = [];
+  for (const message of messages) {
+    if (message.role === 'system' && turns.length === 0 && pending.length === 0) head.push(message);
+    else if (message.role === 'assistant') {
+      turns.push({ messages: pending, answer: message, tokens: null });
+      pending = [];
+    } else pending.push(message);
+  }
+  return { head, turns, rest: pending };
+}
