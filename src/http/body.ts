@@ -1,0 +1,62 @@
+// Request bodies: collected up to the limit, then read as JSON. What exceeds the limit is answered 413 and the rest of
+// it is thrown away as it arrives, so that the client gets to read the answer.
+import { Limits } from '../../protocol/constants.ts';
+import { ServiceError } from '../../protocol/errors.ts';
+import type { Exchange } from './exchange.ts';
+
+/** The client went before its body was complete; there is nobody to answer. */
+export class ClientGone extends Error {
+  override readonly name = 'ClientGone';
+}
+
+function tooLarge(limitBytes: number): ServiceError {
+  return new ServiceError('too_large', `The request body exceeds ${limitBytes} bytes.`);
+}
+
+/**
+ * The whole body. Call before the handler first awaits.
+ * Rejects with ServiceError `too_large`, or ClientGone.
+ */
+export function readBody(exchange: Exchange, limitBytes: number = Limits.httpBodyBytes): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    if (Number(exchange.header('content-length')) > limitBytes) {
+      reject(tooLarge(limitBytes));
+      return;
+    }
+    let chunks: Buffer[] = [];
+    let numBytes = 0;
+    exchange.onGone(() => reject(new ClientGone('The client left while sending its request.')));
+    exchange.onData((chunk, isLast) => {
+      numBytes += chunk.byteLength;
+      if (numBytes > limitBytes) {
+        chunks = [];
+        reject(tooLarge(limitBytes));
+        return;
+      }
+      // The buffer is detached when this call returns, so it is copied.
+      chunks.push(Buffer.from(Buffer.from(chunk)));
+      if (isLast) resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks));
+    });
+  });
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+
+/** The body as a JSON object. Rejects with ServiceError `too_large` or `invalid_request`, or ClientGone. */
+export async function readJson(exchange: Exchange): Promise<Record<string, unknown>> {
+  return parseJsonObject(await readBody(exchange));
+}
+
+export function parseJsonObject(body: Uint8Array): Record<string, unknown> {
+  if (body.byteLength === 0) throw new ServiceError('invalid_request', 'The request has no body; JSON is expected.');
+  let value: unknown;
+  try {
+    value = JSON.parse(utf8.decode(body));
+  } catch (error) {
+    throw new ServiceError('invalid_request', `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new ServiceError('invalid_request', 'The body must be a JSON object.');
+  }
+  return value as Record<string, unknown>;
+}

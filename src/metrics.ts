@@ -1,0 +1,164 @@
+// All metrics of the process, each with its unit and the question it answers. Made once in main.ts and passed to where
+// the events happen; gauges are read from the engines at scrape time. Names follow the habits of other servers
+// (vLLM) with our prefix, so that known dashboards need only a rename.
+import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import type { LatencyClass } from '../protocol/messages.ts';
+import type { StepStats } from '../workers/messages.ts';
+import type { Engine } from './engine/types.ts';
+import type { Response } from './responses/response.ts';
+import type { ResponseObserver } from './responses/registry.ts';
+
+const FAST_SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
+const SLOW_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const BATCH_ROWS = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64];
+
+/** Read at scrape time. */
+export interface GaugeSources {
+  engines: readonly Engine[];
+  /** Open sockets by kind. */
+  connections(): { http: number; websocket: number };
+  /** Ended responses still readable. */
+  retained(): { count: number; bytes: number };
+}
+
+export type Metrics = ReturnType<typeof createMetrics>;
+
+export function createMetrics() {
+  const registry = new Registry();
+  const registers = [registry];
+  const histogram = (name: string, help: string, labelNames: string[], buckets: number[]) =>
+    new Histogram({ name: `tokenwire_${name}`, help, labelNames, buckets, registers });
+  const counter = (name: string, help: string, labelNames: string[] = []) =>
+    new Counter({ name: `tokenwire_${name}`, help, labelNames, registers });
+  const gauge = (name: string, help: string, labelNames: string[] = []) =>
+    new Gauge({ name: `tokenwire_${name}`, help, labelNames, registers });
+
+  const ttft = histogram('time_to_first_token_seconds', 'From create to the first token.', ['model'], SLOW_SECONDS);
+  const itl = histogram('inter_token_latency_seconds', 'Between tokens of one response.', ['model'], FAST_SECONDS);
+  const queue = histogram('queue_time_seconds', 'From create to the start of prefill.', ['model'], SLOW_SECONDS);
+  const total = histogram('response_seconds', 'From create to the end.', ['model'], SLOW_SECONDS);
+  const cancelLatency = histogram(
+    'cancel_latency_seconds',
+    'From cancel to the end of the response.',
+    ['model'],
+    FAST_SECONDS,
+  );
+  const tokenToWrite = histogram(
+    'token_to_write_seconds',
+    'From sampling a token to writing it into a socket.',
+    ['class'],
+    FAST_SECONDS,
+  );
+  const stepTime = histogram('step_seconds', 'One decode step of a worker.', ['model'], FAST_SECONDS);
+  const prefillTime = histogram('prefill_chunk_seconds', 'One prefill chunk.', ['model'], FAST_SECONDS);
+  const batchSize = histogram('batch_size', 'Rows of a decode step.', ['model'], BATCH_ROWS);
+  const prefillTokens = counter('prefill_tokens_total', 'Prompt tokens computed.', ['model']);
+  const promptTokens = counter('prompt_tokens_total', 'Prompt tokens of ended responses.', ['model']);
+  const cachedTokens = counter('cached_tokens_total', 'Prompt tokens whose KV was reused.', ['model']);
+  const generationTokens = counter('generation_tokens_total', 'Tokens sampled.', ['model']);
+  const kvMoves = counter('kv_moved_tokens_total', 'KV rows copied between slots, in tokens.', ['model']);
+  const kvMoveSeconds = counter('kv_move_seconds_total', 'Time spent copying KV rows.', ['model']);
+  const responses = counter('responses_total', 'Ended responses by reason.', ['model', 'reason']);
+  const httpRequests = counter('http_requests_total', 'HTTP requests answered, by status.', ['status']);
+  const refusedConnections = counter('connections_refused_total', 'Connections beyond MAX_CONNECTIONS.');
+  const workerRestarts = counter('worker_restarts_total', 'Engine workers started again after a failure.', ['model']);
+
+  const running = gauge('requests_running', 'Requests being computed.', ['model']);
+  const waiting = gauge('requests_waiting', 'Requests waiting for a slot.', ['model']);
+  const residentSlots = gauge('resident_slots', 'Slots that keep a conversation warm.', ['model']);
+  const kvUsed = gauge('kv_used_tokens', 'Tokens held in KV memory.', ['model']);
+  const kvReserved = gauge('kv_reserved_bytes', 'Bytes of KV memory touched so far.', ['model']);
+  const hookMisses = gauge('hook_misses', 'Steps whose outputs were copied after all.', ['model']);
+  const connections = gauge('connections', 'Open sockets.', ['kind']);
+  const retainedResponses = gauge('retained_responses', 'Ended responses that can still be read.');
+  const retainedBytes = gauge('retained_bytes', 'Memory of ended responses.');
+  const residentMemory = gauge('process_resident_memory_bytes', 'Resident memory of the process.');
+
+  const observer: ResponseObserver = {
+    onToken(response, gapMs) {
+      generationTokens.inc({ model: response.model });
+      if (gapMs === null) ttft.observe({ model: response.model }, response.timings.ttftMs / 1000);
+      else itl.observe({ model: response.model }, Math.max(0, gapMs) / 1000);
+    },
+    onEnded(response) {
+      if (response.state.kind !== 'ended') return;
+      const { end, sinceMs } = response.state;
+      const labels = { model: response.model };
+      responses.inc({ ...labels, reason: end.reason });
+      promptTokens.inc(labels, end.usage.promptTokens);
+      cachedTokens.inc(labels, end.usage.cachedTokens);
+      queue.observe(labels, end.timings.queuedMs / 1000);
+      total.observe(labels, end.timings.totalMs / 1000);
+      if (response.cancelAtMs !== null)
+        cancelLatency.observe(labels, Math.max(0, sinceMs - response.cancelAtMs) / 1000);
+    },
+  };
+
+  function readGauges(sources: GaugeSources): void {
+    for (const engine of sources.engines) {
+      const labels = { model: engine.model.id };
+      const { gauges } = engine;
+      running.set(labels, gauges.running);
+      waiting.set(labels, gauges.waiting);
+      residentSlots.set(labels, gauges.residentSlots);
+      kvUsed.set(labels, gauges.kvUsedTokens);
+      kvReserved.set(labels, gauges.kvReservedBytes);
+      hookMisses.set(labels, gauges.hookMisses);
+    }
+    const open = sources.connections();
+    connections.set({ kind: 'http' }, open.http);
+    connections.set({ kind: 'websocket' }, open.websocket);
+    const { count, bytes } = sources.retained();
+    retainedResponses.set(count);
+    retainedBytes.set(bytes);
+    try {
+      residentMemory.set(process.memoryUsage.rss());
+    } catch {
+      // Reading it takes a file descriptor; a scrape must work when they have run out.
+    }
+  }
+
+  return {
+    /** Bumped for each token and end of a response. */
+    observer,
+    contentType: registry.contentType,
+
+    /** The newest token of a response was written to a socket just now. */
+    onWrite(latencyClass: LatencyClass, sampledAtMs: number): void {
+      const delayMs = performance.timeOrigin + performance.now() - sampledAtMs;
+      tokenToWrite.observe({ class: latencyClass }, Math.max(0, delayMs) / 1000);
+    },
+
+    /** One message of an engine worker arrived. */
+    onStep(model: string, stats: StepStats): void {
+      const labels = { model };
+      if (stats.batchSize > 0) {
+        stepTime.observe(labels, stats.stepMs / 1000);
+        batchSize.observe(labels, stats.batchSize);
+      }
+      if (stats.prefillTokens > 0) {
+        prefillTime.observe(labels, stats.prefillMs / 1000);
+        prefillTokens.inc(labels, stats.prefillTokens);
+      }
+      if (stats.movedTokens > 0) {
+        kvMoves.inc(labels, stats.movedTokens);
+        kvMoveSeconds.inc(labels, stats.moveMs / 1000);
+      }
+    },
+
+    onWorkerRestart: (model: string): void => workerRestarts.inc({ model }),
+    onHttpAnswer: (status: number): void => httpRequests.inc({ status: String(status) }),
+    onConnectionRefused: (): void => refusedConnections.inc(),
+
+    /** The text of `/metrics`. */
+    async render(sources: GaugeSources): Promise<string> {
+      readGauges(sources);
+      return registry.metrics();
+    },
+  };
+}
+
+/** What a response writer calls after each write of new tokens. */
+export function observeWrite(metrics: Pick<Metrics, 'onWrite'>, response: Response): void {
+  if (response.lastTokenAtMs !== null) metrics.onWrite(response.class, response.lastTokenAtMs);
+}
