@@ -1,0 +1,320 @@
+// One conversation. Opens itself on every new connection, and makes itself again from the local copy of its messages
+// when the server no longer knows it (it was restarted, or the session was idle for too long). client.ts calls
+// connectionOpened and connectionLost; what is sent leaves in the order of the calls.
+import { ServiceError } from '../protocol/errors.ts';
+import { Op } from '../protocol/messages.ts';
+import type {
+  ChatMessage,
+  ClientMessage,
+  CreateOptions,
+  LatencyClass,
+  ServerMessage,
+  SessionInfo,
+  SessionOptions,
+  ToolCall,
+  ToolDefinition,
+} from '../protocol/messages.ts';
+import type { SamplingParams } from '../protocol/sampling.ts';
+import { ConnectionLostError } from './errors.ts';
+import type { Link } from './link.ts';
+import type { Finished, ResponseStream } from './response.ts';
+
+/** How a session came to be on this connection. */
+export type SessionOrigin =
+  /** Made new. */
+  | 'new'
+  /** The server knew it. */
+  | 'kept'
+  /** The server had forgotten it; made again under another id from the messages known here. */
+  | 'recreated';
+
+/**
+ * With `session`, that session is opened again; the other fields then only serve to make it anew when the server has
+ * forgotten it. Without `session`, they describe the new one.
+ */
+export interface ClientSessionOptions extends SessionOptions {
+  /** Latency class of its lane. Default chat. */
+  class?: LatencyClass;
+  /** False: a session that the server has forgotten fails with `unknown_session` instead. Default true. */
+  recreate?: boolean;
+  /** Called each time the session is ready on a new connection. */
+  onOpened?: (info: SessionInfo, origin: SessionOrigin) => void;
+}
+
+/** Sampling for this answer alone, and how to run it. */
+export interface SendOptions extends Partial<SamplingParams> {
+  /** Aborting cancels the answer; `finished` then fulfils with reason `cancelled`. */
+  signal?: AbortSignal;
+  /** Called as each tool call is complete. */
+  onToolCall?: (call: ToolCall) => void;
+  tools?: ToolDefinition[];
+  truncation?: 'auto' | 'error';
+  /** Milliseconds after which the answer is of no use. */
+  deadlineMs?: number;
+}
+
+export class Session {
+  readonly #link: Link;
+  readonly #recreate: boolean;
+  readonly #onOpened: ((info: SessionInfo, origin: SessionOrigin) => void) | undefined;
+  /** What a new session is made of, without its messages. */
+  readonly #make: Omit<SessionOptions, 'session' | 'messages'>;
+  /** Local copy of the conversation; null while only the server knows it. */
+  #messages: ChatMessage[] | null;
+  #info: SessionInfo | null = null;
+  #id: string | null;
+  /** Settles when opening succeeded or was refused; a lost connection leaves it pending for the next one. */
+  #opening = pending();
+  #phase: 'opening' | 'open' | 'refused' = 'opening';
+  /** Sends one after the other, in the order they were asked for. */
+  #order: Promise<unknown> = Promise.resolve();
+  #isClosed = false;
+  #mustRefresh: boolean;
+
+  /** Use `client.session`. */
+  constructor(link: Link, options: ClientSessionOptions) {
+    const { session, messages, class: _class, recreate, onOpened, ...make } = options;
+    this.#link = link;
+    this.#recreate = recreate ?? true;
+    this.#onOpened = onOpened;
+    this.#make = make;
+    this.#id = session ?? null;
+    this.#messages = messages?.slice() ?? (session === undefined ? [] : null);
+    this.#mustRefresh = session !== undefined && messages === undefined;
+  }
+
+  /** The server's id; null until it is open for the first time, another one after `recreated`. */
+  get id(): string | null {
+    return this.#id;
+  }
+
+  /** As the server described it when it was last opened or rolled back. */
+  get info(): SessionInfo | null {
+    return this.#info;
+  }
+
+  /** The conversation as far as known here, without the answer under way. */
+  get messages(): readonly ChatMessage[] {
+    return this.#messages ?? [];
+  }
+
+  /** Turns of the conversation as far as known here: those whose answer left something in the history. */
+  get numTurns(): number {
+    return this.messages.filter((message) => message.role === 'assistant').length;
+  }
+
+  /** Fulfils when the session is open on the server; rejects when it cannot be. */
+  ready(): Promise<SessionInfo> {
+    return this.#inOrder(() => this.#info as SessionInfo);
+  }
+
+  /**
+   * Sends a user message, or several messages (tool results), and returns the answer at once. While another answer of
+   * this session runs, the server keeps it waiting (at most four, then `session_busy`).
+   */
+  send(input: string | ChatMessage[], options: SendOptions = {}): ResponseStream {
+    const { signal, onToolCall, tools, truncation, deadlineMs, ...sampling } = options;
+    const messages: ChatMessage[] = typeof input === 'string' ? [{ role: 'user', content: input }] : input;
+    const create: CreateOptions = { messages };
+    if (tools !== undefined) create.tools = tools;
+    if (truncation !== undefined) create.truncation = truncation;
+    if (deadlineMs !== undefined) create.deadlineMs = deadlineMs;
+    if (Object.keys(sampling).length > 0) create.sampling = sampling;
+    const response = this.#link.start((send) => {
+      this.#inOrder(() => send({ ...create, session: this.#id as string })).catch((error: Error) => send(error));
+    }, signal);
+    response.onToolCall = onToolCall ?? null;
+    response.finished.then(
+      (finished) => this.#remember(messages, finished, response),
+      (error: unknown) => {
+        // Whether the server kept a part of it is unknown: ask when the session opens again.
+        if (error instanceof ConnectionLostError) this.#mustRefresh = true;
+      },
+    );
+    return response;
+  }
+
+  /** The conversation as the server keeps it. */
+  async history(): Promise<ChatMessage[]> {
+    const answer = await this.#ask((lane, requestId, session) => [Op.History, lane, requestId, session]);
+    if (answer[0] !== Op.SessionHistory) throw wrongAnswer(answer);
+    this.#messages = answer[4].slice();
+    return answer[4];
+  }
+
+  /**
+   * Keeps the first `numTurns` turns (a turn is what one `send` sent, with its answer) and forgets the later ones.
+   * Fails with `session_busy` while an answer runs and with `invalid_request` when there are fewer turns.
+   */
+  async rollback(numTurns: number): Promise<SessionInfo> {
+    const answer = await this.#ask((lane, requestId, session) => [Op.Rollback, lane, requestId, session, numTurns]);
+    if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
+    this.#info = answer[3];
+    this.#messages = firstTurns(this.#messages ?? [], numTurns);
+    return answer[3];
+  }
+
+  /** A new session that begins with the first `numTurns` turns of this one. */
+  async fork(numTurns: number): Promise<Session> {
+    const answer = await this.#ask((lane, requestId, session) => [Op.Fork, lane, requestId, session, numTurns]);
+    if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
+    const copy = firstTurns(this.#messages ?? [], numTurns);
+    return this.#link.openSession({
+      ...this.#make,
+      session: answer[3].session,
+      messages: copy,
+      recreate: this.#recreate,
+    });
+  }
+
+  /** Ends the session on the server, history included, and gives its lane back. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    try {
+      await this.#ask((lane, requestId, session) => [Op.CloseSession, lane, requestId, session]);
+    } catch (error) {
+      // Gone is what was asked for.
+      if (!(error instanceof ServiceError && error.code === 'unknown_session')) throw error;
+    } finally {
+      this.leave();
+    }
+  }
+
+  /** Gives the lane back but lets the server keep the session: open it again later by its id. */
+  leave(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#link.release();
+  }
+
+  /** For the client only: a connection is there, open the session on it. */
+  connectionOpened(): void {
+    this.#renew();
+    const opening = this.#opening;
+    this.#open().then(
+      () => {
+        this.#phase = 'open';
+        opening.resolve();
+      },
+      (error: Error) => {
+        // Lost on the way: the next connection tries again, and whoever waits goes on waiting.
+        if (error instanceof ConnectionLostError && !error.isLocal) return;
+        this.connectionClosed(error);
+      },
+    );
+  }
+
+  /** For the client only: whatever wants to be sent must wait for the next connection. */
+  connectionLost(): void {
+    this.#renew();
+  }
+
+  /** For the client only: there will be no other connection. */
+  connectionClosed(error: Error): void {
+    this.#renew();
+    this.#phase = 'refused';
+    this.#opening.reject(error);
+  }
+
+  #renew(): void {
+    if (this.#phase === 'opening') return;
+    this.#phase = 'opening';
+    this.#opening = pending();
+  }
+
+  async #open(): Promise<void> {
+    let origin: SessionOrigin = this.#id === null ? 'new' : 'kept';
+    let answer: ServerMessage;
+    const make = (): SessionOptions => {
+      const messages = this.#messages ?? [];
+      return messages.length === 0 ? this.#make : { ...this.#make, ...withoutSystem(messages, this.#make.system) };
+    };
+    try {
+      const options = this.#id === null ? make() : { session: this.#id };
+      answer = await this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, options]);
+    } catch (error) {
+      const isForgotten = error instanceof ServiceError && error.code === 'unknown_session' && this.#id !== null;
+      if (!isForgotten || !this.#recreate) throw error;
+      origin = 'recreated';
+      answer = await this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, make()]);
+    }
+    if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
+    this.#info = answer[3];
+    this.#id = answer[3].session;
+    if (origin === 'kept' && this.#mustRefresh && this.#recreate) {
+      const session = this.#id;
+      const history = await this.#link.request((lane, requestId) => [Op.History, lane, requestId, session]);
+      if (history[0] === Op.SessionHistory) this.#messages = history[4].slice();
+    }
+    this.#mustRefresh = false;
+    this.#onOpened?.(answer[3], origin);
+  }
+
+  /** Runs `send` when the session is open, after everything asked for before. `send` must not wait for answers. */
+  #inOrder<T>(send: () => T): Promise<T> {
+    const turn = this.#order.then(async () => {
+      for (;;) {
+        if (this.#isClosed) throw new ServiceError('unknown_session', 'this session was closed');
+        await this.#link.whenUsable();
+        if (this.#phase === 'refused') this.connectionOpened();
+        await this.#opening.promise;
+        if (this.#link.isUsable() && this.#phase === 'open') return send();
+      }
+    });
+    this.#order = turn.catch(() => {});
+    return turn;
+  }
+
+  /** A request that may be repeated: after a lost connection it is sent again on the next one. */
+  async #ask(build: (lane: number, requestId: string, session: string) => ClientMessage): Promise<ServerMessage> {
+    for (;;) {
+      const sent = await this.#inOrder(() => ({
+        answer: this.#link.request((lane, requestId) => build(lane, requestId, this.#id as string)),
+      }));
+      try {
+        return await sent.answer;
+      } catch (error) {
+        if (!(error instanceof ConnectionLostError) || error.isLocal) throw error;
+      }
+    }
+  }
+
+  #remember(messages: ChatMessage[], finished: Finished, response: ResponseStream): void {
+    // The server's rule: cancelled before anything was said leaves no trace.
+    const saidNothing = finished.text === '' && finished.toolCalls.length === 0;
+    if (response.id === null || (finished.reason === 'cancelled' && saidNothing)) return;
+    const answer: ChatMessage = { role: 'assistant', content: finished.text };
+    if (finished.toolCalls.length > 0) answer.toolCalls = finished.toolCalls;
+    this.#messages?.push(...messages, answer);
+  }
+}
+
+/** A refusal that nobody waits for is no unhandled rejection. */
+function pending(): PromiseWithResolvers<void> {
+  const resolvers = Promise.withResolvers<void>();
+  resolvers.promise.catch(() => {});
+  return resolvers;
+}
+
+/** A turn ends with its answer; system messages at the beginning belong to none and stay. */
+function firstTurns(messages: readonly ChatMessage[], numTurns: number): ChatMessage[] {
+  let end = messages.findIndex((message) => message.role !== 'system');
+  if (end === -1) end = messages.length;
+  for (let turns = 0, index = end; turns < numTurns && index < messages.length; index++) {
+    if (messages[index]?.role !== 'assistant') continue;
+    turns++;
+    end = index + 1;
+  }
+  return messages.slice(0, end);
+}
+
+/** A history may begin with the system message, which a new session takes as an option. */
+function withoutSystem(messages: readonly ChatMessage[], system: string | undefined): SessionOptions {
+  const first = messages[0];
+  if (first?.role !== 'system') return { messages: messages.slice() };
+  return { system: system ?? first.content, messages: messages.slice(1) };
+}
+
+function wrongAnswer(answer: ServerMessage): ServiceError {
+  return new ServiceError('internal', `the server answered with op ${answer[0]}`);
+}

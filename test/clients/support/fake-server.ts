@@ -1,0 +1,331 @@
+// A scripted server for the native protocol, in this process: accepts WebSockets, keeps sessions in memory, answers
+// requests the plain way and streams what the script says. Tests of the SDK, the page and the terminal chat use it.
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { WebSocketServer } from 'ws';
+import type { WebSocket } from 'ws';
+import { decode, encode } from '../../../protocol/codec.ts';
+import { CloseCode, Limits, PROTOCOL_VERSION } from '../../../protocol/constants.ts';
+import { Op } from '../../../protocol/messages.ts';
+import type {
+  ChatMessage,
+  ClientMessage,
+  CreateOptions,
+  FinishReason,
+  ModelInfo,
+  ServerMessage,
+  SessionOptions,
+  ToolCall,
+} from '../../../protocol/messages.ts';
+
+export interface Answer {
+  /** Text pieces, one event each. */
+  pieces: string[];
+  toolCalls?: ToolCall[];
+  /** Pause before each piece, milliseconds. */
+  pauseMs?: number;
+  reason?: FinishReason;
+  /** Fails after the pieces instead of finishing. */
+  error?: { code: string; message: string };
+}
+
+export interface FakeServerOptions {
+  port?: number;
+  /** What to answer. Default: echoes the last message word by word. */
+  script?: (options: CreateOptions, history: readonly ChatMessage[]) => Answer;
+  model?: Partial<ModelInfo>;
+  /** Served for plain HTTP requests. */
+  onRequest?: (request: IncomingMessage, response: ServerResponse) => void;
+  /** Sees every message first; returning true means it was handled. */
+  intercept?: (message: ClientMessage, peer: FakePeer) => boolean;
+}
+
+interface FakeSession {
+  id: string;
+  options: SessionOptions;
+  turns: ChatMessage[][];
+}
+
+export const fakeModel: ModelInfo = {
+  id: 'fake-model',
+  aliases: ['default'],
+  contextLength: 2048,
+  preset: { temperature: 0.7, maxTokens: 256 },
+  tools: true,
+  note: 'A scripted model for tests.',
+};
+
+/** Splits text into words with the space before them: one piece each. */
+export function words(text: string): string[] {
+  return text.match(/\s*\S+/g) ?? [];
+}
+
+/** One connection as the server sees it. */
+export class FakePeer {
+  readonly socket: WebSocket;
+  readonly received: ClientMessage[] = [];
+  readonly lanes = new Map<number, string>();
+  readonly cancelled = new Set<number>();
+  nextHandle = 1;
+  #batch: [number, number, string][] = [];
+
+  constructor(socket: WebSocket) {
+    this.socket = socket;
+  }
+
+  send(message: ServerMessage): void {
+    this.socket.send(encode(message));
+  }
+
+  /** Collects deltas of one turn of the event loop into one frame, as the real server does per step. */
+  delta(handle: number, seq: number, text: string): void {
+    this.#batch.push([handle, seq, text]);
+    if (this.#batch.length > 1) return;
+    setImmediate(() => this.flush());
+  }
+
+  flush(): void {
+    if (this.#batch.length > 0) this.send([Op.Deltas, 0, this.#batch.splice(0)]);
+  }
+
+  messages(op: number): ClientMessage[] {
+    return this.received.filter((message) => message[0] === op);
+  }
+}
+
+export class FakeServer {
+  readonly peers: FakePeer[] = [];
+  readonly sessions = new Map<string, FakeSession>();
+  readonly #options: FakeServerOptions;
+  readonly #http: Server;
+  readonly #sockets: WebSocketServer;
+  #numSessions = 0;
+  #numResponses = 0;
+
+  private constructor(options: FakeServerOptions) {
+    this.#options = options;
+    this.#http = createServer((request, response) => {
+      if (options.onRequest !== undefined) options.onRequest(request, response);
+      else response.writeHead(404).end();
+    });
+    this.#sockets = new WebSocketServer({ server: this.#http, path: '/v1/stream' });
+    this.#sockets.on('connection', (socket) => this.#accept(socket));
+  }
+
+  static async start(options: FakeServerOptions = {}): Promise<FakeServer> {
+    const server = new FakeServer(options);
+    server.#http.listen(options.port ?? 0, '127.0.0.1');
+    await once(server.#http, 'listening');
+    return server;
+  }
+
+  get port(): number {
+    return (this.#http.address() as AddressInfo).port;
+  }
+
+  get url(): string {
+    return `ws://127.0.0.1:${this.port}`;
+  }
+
+  /** The newest connection. */
+  get peer(): FakePeer {
+    const peer = this.peers.at(-1);
+    if (peer === undefined) throw new Error('nobody is connected');
+    return peer;
+  }
+
+  /** Ends every connection as a killed process would: without a closing handshake. */
+  drop(): void {
+    for (const socket of this.#sockets.clients) socket.terminate();
+  }
+
+  async stop(): Promise<void> {
+    this.drop();
+    this.#sockets.close();
+    this.#http.closeAllConnections();
+    this.#http.close();
+    await once(this.#http, 'close');
+  }
+
+  #accept(socket: WebSocket): void {
+    const peer = new FakePeer(socket);
+    this.peers.push(peer);
+    socket.on('error', () => {});
+    socket.on('message', (data: Buffer) => {
+      const message = decode(new Uint8Array(data)) as ClientMessage;
+      peer.received.push(message);
+      if (this.#options.intercept?.(message, peer) !== true) this.#handle(peer, message);
+    });
+  }
+
+  #handle(peer: FakePeer, message: ClientMessage): void {
+    const lane = message[1];
+    switch (message[0]) {
+      case Op.Hello: {
+        if (message[2] !== PROTOCOL_VERSION) {
+          peer.send([Op.Error, 0, null, { code: 'version_unsupported', message: 'No.', retryable: false }]);
+          peer.socket.close(CloseCode.policy);
+          return;
+        }
+        const models = [{ ...fakeModel, ...this.#options.model }];
+        const limits: Record<string, number> = { ...Limits };
+        peer.send([Op.Welcome, 0, PROTOCOL_VERSION, { server: 'fake/1', connection: 'conn_1', models, limits }]);
+        return;
+      }
+      case Op.OpenLane:
+        peer.lanes.set(lane, message[2].class ?? 'chat');
+        peer.send([Op.LaneOpened, lane]);
+        return;
+      case Op.CloseLane:
+        peer.lanes.delete(lane);
+        peer.send([Op.LaneClosed, lane]);
+        return;
+      case Op.OpenSession:
+        this.#openSession(peer, lane, message[2], message[3]);
+        return;
+      case Op.ListSessions: {
+        const infos = [...this.sessions.values()].map((session) => this.#info(session));
+        peer.send([Op.Sessions, lane, message[2], infos]);
+        return;
+      }
+      case Op.History: {
+        const session = this.#find(peer, lane, message[2], message[3]);
+        if (session !== null) peer.send([Op.SessionHistory, lane, message[2], session.id, this.#history(session)]);
+        return;
+      }
+      case Op.Rollback: {
+        const session = this.#find(peer, lane, message[2], message[3]);
+        if (session === null) return;
+        if (message[4] > session.turns.length) {
+          this.#refuse(peer, lane, message[2], 'invalid_request', 'numTurns is out of range.');
+          return;
+        }
+        session.turns.length = message[4];
+        peer.send([Op.SessionOpened, lane, message[2], this.#info(session)]);
+        return;
+      }
+      case Op.Fork: {
+        const session = this.#find(peer, lane, message[2], message[3]);
+        if (session === null) return;
+        const copy = this.#newSession(session.options);
+        copy.turns = session.turns.slice(0, message[4]);
+        peer.send([Op.SessionOpened, lane, message[2], this.#info(copy)]);
+        return;
+      }
+      case Op.CloseSession: {
+        const session = this.#find(peer, lane, message[2], message[3]);
+        if (session === null) return;
+        this.sessions.delete(session.id);
+        peer.send([Op.SessionClosed, lane, message[2], session.id]);
+        return;
+      }
+      case Op.Create:
+        void this.#answer(peer, lane, message[2], message[3]);
+        return;
+      case Op.Cancel:
+        peer.cancelled.add(message[2]);
+        return;
+      case Op.Ack:
+        return;
+      case Op.Ping:
+        peer.send([Op.Pong, lane, message[2]]);
+        return;
+    }
+  }
+
+  #openSession(peer: FakePeer, lane: number, requestId: string, options: SessionOptions): void {
+    if (options.session !== undefined) {
+      const session = this.#find(peer, lane, requestId, options.session);
+      if (session !== null) peer.send([Op.SessionOpened, lane, requestId, this.#info(session)]);
+      return;
+    }
+    const session = this.#newSession(options);
+    let turn: ChatMessage[] = [];
+    for (const message of options.messages ?? []) {
+      turn.push(message);
+      if (message.role !== 'assistant') continue;
+      session.turns.push(turn);
+      turn = [];
+    }
+    peer.send([Op.SessionOpened, lane, requestId, this.#info(session)]);
+  }
+
+  #newSession(options: SessionOptions): FakeSession {
+    const session: FakeSession = { id: `sess_${this.port}_${++this.#numSessions}`, options, turns: [] };
+    this.sessions.set(session.id, session);
+    return session;
+  }
+
+  #find(peer: FakePeer, lane: number, requestId: string, id: string): FakeSession | null {
+    const session = this.sessions.get(id);
+    if (session === undefined) this.#refuse(peer, lane, requestId, 'unknown_session', 'No such session.');
+    return session ?? null;
+  }
+
+  #refuse(peer: FakePeer, lane: number, requestId: string, code: string, message: string): void {
+    peer.send([Op.Error, lane, requestId, { code, message, retryable: false }]);
+  }
+
+  #history(session: FakeSession): ChatMessage[] {
+    const { system } = session.options;
+    return [...(system === undefined ? [] : [{ role: 'system' as const, content: system }]), ...session.turns.flat()];
+  }
+
+  #info(session: FakeSession) {
+    const title = session.turns[0]?.[0]?.content.slice(0, 80) ?? '';
+    return {
+      session: session.id,
+      model: fakeModel.id,
+      createdAtMs: 0,
+      numTurns: session.turns.length,
+      title,
+      active: [],
+    };
+  }
+
+  async #answer(peer: FakePeer, lane: number, requestId: string, options: CreateOptions): Promise<void> {
+    const session = options.session === undefined ? null : this.#find(peer, lane, requestId, options.session);
+    if (session === null && options.session !== undefined) return;
+    const history = session === null ? [] : this.#history(session);
+    const echo = (): Answer => ({ pieces: words(options.messages.at(-1)?.content ?? '') });
+    const answer = (this.#options.script ?? echo)(options, history);
+    const handle = peer.nextHandle++;
+    const response = `resp_${++this.#numResponses}`;
+    const startedAtMs = performance.now();
+    peer.send([Op.Created, lane, requestId, handle, response, 'epoch_1', session?.id ?? null]);
+    let seq = 0;
+    let text = '';
+    for (const piece of answer.pieces) {
+      await sleep(answer.pauseMs ?? 0);
+      if (peer.cancelled.has(handle) || peer.socket.readyState !== peer.socket.OPEN) break;
+      text += piece;
+      peer.delta(handle, ++seq, piece);
+    }
+    peer.flush();
+    const isCancelled = peer.cancelled.has(handle);
+    const toolCalls = isCancelled ? [] : (answer.toolCalls ?? []);
+    for (const [index, call] of toolCalls.entries()) {
+      peer.send([Op.ToolBegin, lane, handle, ++seq, index, call.id, call.name]);
+      for (const piece of words(call.arguments)) peer.send([Op.ToolDelta, lane, handle, ++seq, index, piece]);
+      peer.send([Op.ToolEnd, lane, handle, ++seq, index]);
+    }
+    const failure = isCancelled ? undefined : answer.error;
+    const saidNothing = text === '' && toolCalls.length === 0;
+    if (session !== null && failure === undefined && !(isCancelled && saidNothing)) {
+      const said: ChatMessage = { role: 'assistant', content: text };
+      if (toolCalls.length > 0) said.toolCalls = toolCalls;
+      session.turns.push([...options.messages, said]);
+    }
+    if (peer.socket.readyState !== peer.socket.OPEN) return;
+    const usage = { promptTokens: 8, cachedTokens: 0, completionTokens: seq, droppedMessages: 0 };
+    const timings = { queuedMs: 0, prefillMs: 1, ttftMs: 2, totalMs: performance.now() - startedAtMs };
+    const ended = toolCalls.length > 0 ? 'tool_calls' : 'stop';
+    const reason = failure !== undefined ? 'error' : isCancelled ? 'cancelled' : (answer.reason ?? ended);
+    const wire = failure === undefined ? null : { ...failure, retryable: true };
+    if (isCancelled) peer.send([Op.Cancelled, lane, handle, seq + 1]);
+    peer.send([Op.Done, lane, handle, ++seq, reason, usage, timings, wire]);
+  }
+}
