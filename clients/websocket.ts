@@ -21,8 +21,8 @@ export function openWebSocket(url: string, events: TransportEvents): Transport {
     else events.onForeignMessage();
   });
   socket.addEventListener('close', (event) => closed(event.code, event.reason));
-  // An error is always followed by close; without a listener Node would report it as uncaught.
-  socket.addEventListener('error', () => {});
+  // Browsers send close right after an error. Node 22 sends no close for a connection that never opened.
+  socket.addEventListener('error', () => setTimeout(() => closed(1006, ''), 0));
   return {
     send(bytes) {
       // TypeScript 7 wants to know that the buffer is not shared; frames of the codec never are.

@@ -1,0 +1,167 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { Op } from '../../protocol/messages.ts';
+import { connect, ConnectionLostError } from '../../clients/index.ts';
+import type { Client, ConnectOptions, SessionOrigin } from '../../clients/index.ts';
+import { FakeServer, words } from './support/fake-server.ts';
+import type { FakeServerOptions } from './support/fake-server.ts';
+import { until } from './support/until.ts';
+
+const servers: FakeServer[] = [];
+const clients: Client[] = [];
+
+afterEach(async () => {
+  for (const client of clients.splice(0)) client.close();
+  for (const server of servers.splice(0)) await server.stop();
+});
+
+async function serve(options: FakeServerOptions = {}): Promise<FakeServer> {
+  const server = await FakeServer.start(options);
+  servers.push(server);
+  return server;
+}
+
+function open(server: FakeServer, options: ConnectOptions = {}): Client {
+  const client = connect(server.url, { retryFirstMs: 5, retryMaxMs: 20, ...options });
+  clients.push(client);
+  return client;
+}
+
+describe('A dropped connection', () => {
+  it('rejects the running answer with its position and keeps the text so far', async () => {
+    const server = await serve({ script: () => ({ pieces: words('one two three four'), pauseMs: 20 }) });
+    const response = open(server).session().send('count');
+    await until(() => response.text.includes('two'));
+    server.drop();
+    const error: unknown = await response.finished.catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(ConnectionLostError);
+    expect(error).toMatchObject({ position: { response: 'resp_1', epoch: 'epoch_1', lastSeq: 2 }, isLocal: false });
+    expect(response.text).toBe('one two');
+  });
+
+  it('lets later requests wait, opens lanes and sessions again and goes on', async () => {
+    const server = await serve();
+    const client = open(server);
+    const origins: SessionOrigin[] = [];
+    const session = client.session({ class: 'ide', onOpened: (_, origin) => origins.push(origin) });
+    await session.send('before').finished;
+    server.drop();
+    await until(() => client.state.state === 'waiting');
+    const [answer, list] = await Promise.all([session.send('after').finished, client.list()]);
+    expect(answer.text).toBe('after');
+    expect(list[0]?.numTurns).toBe(1);
+    expect(origins).toEqual(['new', 'kept']);
+    expect(server.peers.length).toBe(2);
+    expect([...server.peer.lanes]).toEqual([[1, 'ide']]);
+  });
+
+  it('repeats a question that had no answer yet', async () => {
+    let isFirst = true;
+    const server = await serve({
+      intercept: (message, peer) => {
+        if (message[0] !== Op.History || !isFirst) return false;
+        isFirst = false;
+        peer.socket.terminate();
+        return true;
+      },
+    });
+    const session = open(server).session({
+      messages: [
+        { role: 'user', content: 'a' },
+        { role: 'assistant', content: 'b' },
+      ],
+    });
+    expect((await session.history()).map((message) => message.content)).toEqual(['a', 'b']);
+  });
+
+  it('makes a session again that the server has forgotten, from the local copy', async () => {
+    const server = await serve();
+    const origins: SessionOrigin[] = [];
+    const session = open(server).session({ system: 'Be brief.', onOpened: (_, origin) => origins.push(origin) });
+    await session.send('remember me').finished;
+    const firstId = session.id;
+    server.sessions.clear();
+    server.drop();
+    await until(() => origins.length === 2);
+    expect(origins).toEqual(['new', 'recreated']);
+    expect(session.id).not.toBe(firstId);
+    expect((await session.history()).map((message) => message.content)).toEqual([
+      'Be brief.',
+      'remember me',
+      'remember me',
+    ]);
+  });
+
+  it('ends a session that must not be made again with unknown_session', async () => {
+    const server = await serve();
+    const session = open(server).session({ session: 'sess_gone', recreate: false });
+    await expect(session.send('x').finished).rejects.toMatchObject({ code: 'unknown_session' });
+  });
+
+  it('opens a known session by its id and learns its messages', async () => {
+    const server = await serve();
+    const first = open(server).session();
+    await first.send('hello').finished;
+    const again = open(server).session({ session: first.id as string });
+    await again.ready();
+    expect(again.messages.map((message) => message.content)).toEqual(['hello', 'hello']);
+  });
+
+  it('tries again until a server is there, with growing pauses', async () => {
+    const first = await FakeServer.start();
+    const { port } = first;
+    await first.stop();
+    const pauses: number[] = [];
+    const client = connect(`ws://127.0.0.1:${port}`, {
+      retryFirstMs: 8,
+      retryMaxMs: 32,
+      onState: (state) => {
+        if (state.state === 'waiting') pauses.push(state.retryInMs);
+      },
+    });
+    clients.push(client);
+    const answer = client.session().send('still there');
+    await expect(client.ready()).rejects.toThrow('no server answers');
+    await until(() => pauses.length >= 4);
+    await serve({ port });
+    expect((await answer.finished).text).toBe('still there');
+    expect(Math.max(...pauses)).toBeLessThanOrEqual(32);
+    expect(pauses[3]).toBeGreaterThanOrEqual(16);
+  });
+
+  it('after close() stays closed and ends what waits', async () => {
+    const server = await serve({ script: () => ({ pieces: words('a b c d e f'), pauseMs: 20 }) });
+    const client = open(server);
+    const running = client.session().send('x');
+    await until(() => running.text !== '');
+    server.drop();
+    await until(() => client.state.state !== 'open');
+    const waiting = client.session().send('y');
+    const listed = client.list();
+    client.close();
+    for (const lost of [running.finished, waiting.finished, listed]) {
+      await expect(lost).rejects.toBeInstanceOf(ConnectionLostError);
+    }
+    expect(client.state.state).toBe('closed');
+  });
+});
+
+describe('Goaway', () => {
+  it('holds new requests back, lets the running answer finish and returns after the advised time', async () => {
+    const server = await serve({
+      script: (options) => ({ pieces: words(options.messages[0]?.content ?? ''), pauseMs: 15 }),
+    });
+    const client = open(server);
+    const session = client.session();
+    const running = session.send('one two three');
+    await until(() => running.text !== '');
+    server.peer.send([Op.Goaway, 0, 'shutting_down', 80]);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    const held = session.send('later');
+    expect((await running.finished).text).toBe('one two three');
+    expect(server.peers[0]?.messages(Op.Create).length).toBe(1);
+    const closedAtMs = performance.now();
+    server.peer.socket.close(1012);
+    expect((await held.finished).text).toBe('later');
+    expect(performance.now() - closedAtMs).toBeGreaterThanOrEqual(75);
+  });
+});
