@@ -1,0 +1,163 @@
+// From a row of logits to one token: argmax, or temperature, top-k, top-p, min-p and a draw, fused into a few passes.
+// Called by sampler.ts. What must stay true: the token depends on the row, the parameters and u alone; nothing is
+// allocated per call (scratch grows to the vocabulary once per thread); NaN and -Infinity are never chosen.
+import { Candidates } from './candidates.ts';
+import { expOfNegative } from './fast-exp.ts';
+
+export interface DrawParams {
+  /** > 0 */
+  temperature: number;
+  /** 0 keeps all. */
+  topK: number;
+  topP: number;
+  minP: number;
+}
+
+const candidates = new Candidates();
+/** [vocab] exp((logit - max) / temperature) of the row being drawn from. */
+let weights = new Float64Array(0);
+
+/** Buckets of the top-p search: 16 per unit of (max - logit) / temperature, the last one open-ended. */
+const BUCKETS_PER_UNIT = 16;
+const NUM_BUCKETS = 1024;
+const bucketMass = new Float64Array(NUM_BUCKETS);
+
+/** Id of the largest logit of the row [offset, offset + vocabSize), the lowest on ties. Throws when there is none. */
+export function argmax(logits: Float32Array, offset: number, vocabSize: number): number {
+  let best = -1;
+  let max = -Infinity;
+  for (let id = 0; id < vocabSize; id++) {
+    const value = logits[offset + id] ?? NaN;
+    if (value > max) {
+      max = value;
+      best = id;
+    }
+  }
+  // An assertion: a model that computes only NaN or -Infinity is broken, and no token would be right.
+  if (best < 0) throw new Error('row of logits has no finite value');
+  return best;
+}
+
+/** Draws by u in [0, 1). */
+export function draw(logits: Float32Array, offset: number, vocabSize: number, params: DrawParams, u: number): number {
+  if (params.topK > 0 && params.topK < vocabSize) return drawFromBest(logits, offset, vocabSize, params, u);
+  return drawFromAll(logits, offset, vocabSize, params, u);
+}
+
+/** top-k: only k tokens are ever weighed; they come sorted, which top-p needs. */
+function drawFromBest(logits: Float32Array, offset: number, vocabSize: number, params: DrawParams, u: number): number {
+  candidates.takeBest(logits, offset, vocabSize, params.topK);
+  const { values, ids, size } = candidates;
+  if (size === 0) throw new Error('row of logits has no finite value');
+  const max = values[0] ?? 0;
+  if (max === Infinity) return ids[0] ?? 0;
+  const scale = 1 / params.temperature;
+  let total = 0;
+  for (let i = 0; i < size; i++) {
+    const weight = expOfNegative(((values[i] ?? 0) - max) * scale);
+    values[i] = weight;
+    total += weight;
+  }
+  // The smallest beginning that reaches topP of what top-k left, then minP within it; always the best one.
+  const wanted = params.topP * total;
+  let kept = values[0] ?? 0;
+  let numKept = 1;
+  while (numKept < size && kept < wanted && (values[numKept] ?? 0) >= params.minP) kept += values[numKept++] ?? 0;
+  let rest = u * kept;
+  for (let i = 0; i < numKept; i++) {
+    rest -= values[i] ?? 0;
+    if (rest < 0) return ids[i] ?? 0;
+  }
+  return lastOf(ids, values, numKept);
+}
+
+function lastOf(ids: Int32Array, values: Float64Array, size: number): number {
+  // Rounding left a crumb of u over: it belongs to the last token that can be drawn.
+  for (let i = size - 1; i > 0; i--) if ((values[i] ?? 0) > 0) return ids[i] ?? 0;
+  return ids[0] ?? 0;
+}
+
+/** Without top-k: weigh all, and find the border of top-p without sorting all. */
+function drawFromAll(logits: Float32Array, offset: number, vocabSize: number, params: DrawParams, u: number): number {
+  const best = argmax(logits, offset, vocabSize);
+  const max = logits[offset + best] ?? 0;
+  if (max === Infinity) return best;
+  if (weights.length < vocabSize) weights = new Float64Array(vocabSize);
+  const scale = 1 / params.temperature;
+  let total = 0;
+  for (let id = 0; id < vocabSize; id++) {
+    const weight = expOfNegative(((logits[offset + id] ?? NaN) - max) * scale);
+    weights[id] = weight;
+    total += weight;
+  }
+  if (params.topP < 1) total = keepNucleus(logits, offset, vocabSize, max, scale, params.topP * total, best);
+  if (params.minP > 0) total = keepAbove(vocabSize, params.minP);
+  let rest = u * total;
+  let last = best;
+  for (let id = 0; id < vocabSize; id++) {
+    const weight = weights[id] ?? 0;
+    if (weight === 0) continue;
+    rest -= weight;
+    if (rest < 0) return id;
+    last = id;
+  }
+  return last;
+}
+
+function keepAbove(vocabSize: number, minWeight: number): number {
+  let total = 0;
+  for (let id = 0; id < vocabSize; id++) {
+    const weight = weights[id] ?? 0;
+    // The likeliest token's weight is 1, so minP times it is minP itself.
+    if (weight >= minWeight) total += weight;
+    else weights[id] = 0;
+  }
+  return total;
+}
+
+/**
+ * Zeroes the weights outside the smallest set of likeliest tokens whose weights reach `wanted`; returns the rest's
+ * sum. Tokens are first counted into buckets by logit: all buckets above the border are in, all below are out, and
+ * only the border's own bucket is put in order.
+ */
+function keepNucleus(
+  logits: Float32Array,
+  offset: number,
+  vocabSize: number,
+  max: number,
+  scale: number,
+  wanted: number,
+  best: number,
+): number {
+  bucketMass.fill(0);
+  const fine = scale * BUCKETS_PER_UNIT;
+  for (let id = 0; id < vocabSize; id++) {
+    const weight = weights[id] ?? 0;
+    if (weight === 0) continue;
+    const bucket = bucketOf((max - (logits[offset + id] ?? 0)) * fine);
+    bucketMass[bucket] = (bucketMass[bucket] ?? 0) + weight;
+  }
+  let border = 0;
+  let above = 0;
+  while (border < NUM_BUCKETS - 1 && above + (bucketMass[border] ?? 0) < wanted) above += bucketMass[border++] ?? 0;
+  candidates.clear();
+  for (let id = 0; id < vocabSize; id++) {
+    if ((weights[id] ?? 0) === 0) continue;
+    const logit = logits[offset + id] ?? 0;
+    const bucket = bucketOf((max - logit) * fine);
+    if (bucket > border) weights[id] = 0;
+    else if (bucket === border) candidates.append(logit, id);
+  }
+  candidates.heapify();
+  let kept = above;
+  while (candidates.size > 0 && (kept < wanted || kept === 0)) {
+    candidates.popBest();
+    kept += weights[candidates.ids[candidates.size] ?? best] ?? 0;
+  }
+  for (let i = 0; i < candidates.size; i++) weights[candidates.ids[i] ?? 0] = 0;
+  return kept;
+}
+
+function bucketOf(distance: number): number {
+  return distance < NUM_BUCKETS - 1 ? distance | 0 : NUM_BUCKETS - 1;
+}
