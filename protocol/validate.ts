@@ -15,6 +15,15 @@ export type ParsedFrame =
 /** Largest op, lane and handle. */
 export const MAX_ID = 2 ** 31 - 1;
 
+const withoutRequestId: ReadonlySet<number> = new Set([
+  Op.Hello,
+  Op.OpenLane,
+  Op.CloseLane,
+  Op.Cancel,
+  Op.Ack,
+  Op.Ping,
+]);
+
 const laneToOpen = integer(1, MAX_ID);
 const handle = integer(1, MAX_ID);
 const seq = integer(0, Number.MAX_SAFE_INTEGER);
@@ -77,8 +86,7 @@ function parseFields(op: number, lane: number, frame: unknown[]): ClientMessage 
 
 /** The requestId to echo in an error; a newer op is taken to have its requestId in the usual place. */
 function requestIdOf(op: number, field: unknown): string | null {
-  const hasNone = op < Op.OpenSession || (op > Op.Create && op <= Op.Ping);
-  if (hasNone || typeof field !== 'string') return null;
+  if (withoutRequestId.has(op) || typeof field !== 'string') return null;
   try {
     return parseRequestId(field, 'requestId');
   } catch {

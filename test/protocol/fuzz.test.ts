@@ -1,0 +1,99 @@
+// Damaged frames: whatever arrives, decode and validate answer with a documented error or a valid message.
+import { expect, it } from 'vitest';
+import { decode, encodeCopy, readFrameHead } from '../../protocol/codec.ts';
+import { Limits } from '../../protocol/constants.ts';
+import { errorTable, ServiceError } from '../../protocol/errors.ts';
+import type { ClientMessage } from '../../protocol/messages.ts';
+import { MAX_ID, parseClientMessage } from '../../protocol/validate.ts';
+import { clientMessage, Random } from './generate.ts';
+
+const SEED = 7;
+const CASES = 20_000;
+const VALUES: unknown[] = [
+  null,
+  true,
+  -1,
+  0,
+  1.5,
+  2 ** 31,
+  NaN,
+  Infinity,
+  -0,
+  '',
+  'x',
+  [],
+  {},
+  [[]],
+  { a: 1 },
+  'y'.repeat(300),
+];
+
+/** Bytes changed, removed, inserted, cut or swapped. */
+function damageBytes(random: Random, bytes: Uint8Array): Uint8Array {
+  const result = [...bytes];
+  for (let i = random.int(1, 4); i > 0; i--) {
+    const at = Math.floor(random.next() * result.length);
+    const byte = Math.floor(random.next() * 256);
+    const kind = random.next();
+    if (kind < 0.5) result[at] = byte;
+    else if (kind < 0.65) result.splice(at, random.int(1, 5));
+    else if (kind < 0.85) result.splice(at, 0, byte);
+    else result.length = at;
+  }
+  return new Uint8Array(result);
+}
+
+/** One value somewhere in the message replaced, so that the frame still decodes. */
+function damageValue(random: Random, message: ClientMessage): unknown {
+  const copy = structuredClone(message) as unknown;
+  let node = copy as Record<string, unknown>;
+  for (;;) {
+    const key = random.pick(Object.keys(node));
+    const child = key === undefined ? null : node[key];
+    const isInner = typeof child === 'object' && child !== null && Object.keys(child).length > 0;
+    if (isInner && random.chance(0.7)) {
+      node = child as Record<string, unknown>;
+      continue;
+    }
+    if (key !== undefined) node[key] = random.pick(VALUES);
+    return copy;
+  }
+}
+
+function checkParsed(value: unknown, label: string): 'ok' | 'refused' {
+  const parsed = parseClientMessage(value);
+  if (parsed.ok) return 'ok';
+  expect(parsed.error, label).toBeInstanceOf(ServiceError);
+  expect(['invalid_frame', 'invalid_request', 'unsupported'], label).toContain(parsed.error.code);
+  expect(Object.keys(errorTable), label).toContain(parsed.error.code);
+  if (parsed.error.code === 'invalid_request') expect(parsed.error.param, label).toBeTypeOf('string');
+  expect(parsed.lane >= 0 && parsed.lane <= MAX_ID, label).toBe(true);
+  if (parsed.requestId !== null) expect(parsed.requestId.length <= Limits.requestIdChars, label).toBe(true);
+  return 'refused';
+}
+
+it(`answers ${CASES} damaged frames of seed ${SEED} with documented errors only`, () => {
+  const random = new Random(SEED);
+  const counts = { undecodable: 0, ok: 0, refused: 0 };
+  for (let i = 0; i < CASES; i++) {
+    const label = `seed ${SEED}, case ${i}`;
+    const message = clientMessage(random, i);
+    const bytes = random.chance(0.6)
+      ? damageBytes(random, encodeCopy(message))
+      : encodeCopy(damageValue(random, message) as ClientMessage);
+    readFrameHead(bytes);
+    let value: unknown;
+    try {
+      value = decode(bytes);
+    } catch (error) {
+      expect(error, label).toBeInstanceOf(ServiceError);
+      expect((error as ServiceError).code, label).toBe('invalid_frame');
+      expect((error as ServiceError).cause, `${label}: the scan and the decoder disagree`).toBeUndefined();
+      counts.undecodable++;
+      continue;
+    }
+    counts[checkParsed(value, label)]++;
+  }
+  // The mutations must reach all three outcomes, else this proves nothing.
+  for (const count of Object.values(counts)) expect(count).toBeGreaterThan(CASES / 20);
+});
