@@ -27,14 +27,11 @@ export interface ResponsesOptions {
   onSubscriberError?: (error: unknown) => void;
 }
 
-export interface CreateResponse extends Omit<ResponseOptions, 'parseTools'> {
+export interface CreateResponse extends Omit<ResponseOptions, 'toolNames'> {
   tools: ToolDefinition[];
-  /** Client's name for this request: `byRequest` finds the response by it while it is retained. */
-  requestId?: string | undefined;
+  /** Name of this request, unique over all callers: `byRequest` finds the response by it while it is retained. */
+  requestKey?: string | undefined;
 }
-
-const requestKey = (caller: Caller, session: string | null, requestId: string): string =>
-  JSON.stringify([caller.tenant, session, requestId]);
 
 export class Responses {
   readonly #now: () => number;
@@ -101,15 +98,14 @@ export class Responses {
     const response = new Response(
       engine,
       caller,
-      { session, class: latencyClass, sampling, deadlineMs, parseTools: options.tools.length > 0 },
+      { session, class: latencyClass, sampling, deadlineMs, toolNames: options.tools.map((tool) => tool.name) },
       this.#hooks,
     );
     begin(response);
     this.#all.set(response.id, response);
-    if (options.requestId !== undefined) {
-      const key = requestKey(caller, session, options.requestId);
-      this.#byRequest.set(key, response);
-      this.#requestKeys.set(response, key);
+    if (options.requestKey !== undefined) {
+      this.#byRequest.set(options.requestKey, response);
+      this.#requestKeys.set(response, options.requestKey);
     }
     return response;
   }
@@ -121,10 +117,10 @@ export class Responses {
     return response?.caller.tenant === caller.tenant ? response : undefined;
   }
 
-  /** The response an earlier create with this requestId made in the same session (null: outside any session). */
-  byRequest(caller: Caller, session: string | null, requestId: string): Response | undefined {
+  /** The response that an earlier create with this key made, if it can still be read. */
+  byRequest(requestKey: string): Response | undefined {
     this.#evict();
-    return this.#byRequest.get(requestKey(caller, session, requestId));
+    return this.#byRequest.get(requestKey);
   }
 
   /** Tells the subscribers of everything that changed since the last call, then flushes the outboxes. */

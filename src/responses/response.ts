@@ -27,8 +27,8 @@ export interface ResponseOptions {
   /** Session this response belongs to; null for a one-off. */
   session: string | null;
   class: LatencyClass;
-  /** The request has tools: tool calls are parsed out of the answer. */
-  parseTools: boolean;
+  /** Functions whose calls are parsed out of the answer; empty: none. */
+  toolNames: string[];
   sampling: SamplingParams;
   /** Milliseconds from creation after which the answer is of no use. */
   deadlineMs?: number | undefined;
@@ -174,7 +174,7 @@ export class Response implements EngineSink {
         session: this.sessionId ?? '',
         class: this.class,
         prompt,
-        parseTools: this.#options.parseTools,
+        toolNames: this.#options.toolNames,
         sampling: this.#options.sampling,
         ...(leftMs === undefined ? {} : { deadlineMs: leftMs }),
       },

@@ -4,17 +4,24 @@
 import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ChatMessage, CreateOptions, LatencyClass, SessionInfo, SessionOptions } from '../../protocol/messages.ts';
-import { defaultSampling } from '../../protocol/sampling.ts';
+import { resolveSampling } from '../../protocol/sampling.ts';
 import type { Caller } from '../auth/caller.ts';
 import type { Engine } from '../engine/types.ts';
 import type { Responses } from '../responses/registry.ts';
 import type { Response } from '../responses/response.ts';
 import { Session } from './session.ts';
 import type { SessionSetup } from './session.ts';
-import { splitTurns } from './turn.ts';
 
 /** The engine that serves a model name or alias (absent: the default model). Throws `unknown_model`. */
 export type EngineFor = (model: string | undefined) => Engine;
+
+/** Where a create comes from. */
+export interface CreateOrigin {
+  /** Name of the connection: requestIds of one-offs are chosen per connection. */
+  origin: string;
+  /** Class when the options name none. */
+  class: LatencyClass;
+}
 
 export interface SessionsOptions {
   now?: () => number;
@@ -55,11 +62,6 @@ export class Sessions {
   /** Opens a new session, or the one named in the options. Throws `unknown_session`, `unknown_model`, `overloaded`. */
   open(caller: Caller, options: SessionOptions): SessionInfo {
     if (options.session !== undefined) return this.get(options.session, caller).info;
-    const { head, turns, rest } = splitTurns(options.messages ?? []);
-    if (rest.length > 0) {
-      const message = 'Messages to start from must end with an answer of role assistant; ask with create.';
-      throw new ServiceError('invalid_request', message, { param: 'messages' });
-    }
     const system: ChatMessage[] = options.system === undefined ? [] : [{ role: 'system', content: options.system }];
     return this.#add({
       tenant: caller.tenant,
@@ -68,8 +70,8 @@ export class Sessions {
       tools: options.tools ?? [],
       sampling: options.sampling ?? {},
       truncation: options.truncation ?? 'auto',
-      head: [...system, ...head],
-      turns,
+      head: [...system, ...(options.messages ?? [])],
+      turns: [],
     }).info;
   }
 
@@ -110,18 +112,19 @@ export class Sessions {
   }
 
   /**
-   * Creates the response of a turn or a one-off. The same requestId again, in the same session (or outside any),
-   * gives the response of the first time while it is retained. `defaultClass` applies when the options name none.
+   * Creates the response of a turn or a one-off. The same requestId again, in the same session (a one-off: from the
+   * same `origin`), gives the response of the first time while it is retained.
    */
-  create(caller: Caller, requestId: string, options: CreateOptions, defaultClass: LatencyClass): Response {
+  create(caller: Caller, requestId: string, options: CreateOptions, from: CreateOrigin): Response {
     const session = options.session === undefined ? null : this.get(options.session, caller);
-    const known = this.#responses.byRequest(caller, session?.id ?? null, requestId);
+    const requestKey = JSON.stringify([caller.tenant, session?.id ?? from.origin, requestId]);
+    const known = this.#responses.byRequest(requestKey);
     if (known !== undefined) return known;
     const common = {
-      requestId,
+      requestKey,
       session: session?.id ?? null,
-      class: options.class ?? defaultClass,
-      sampling: { ...defaultSampling, ...session?.sampling, ...options.sampling },
+      class: options.class ?? from.class,
+      sampling: resolveSampling(session?.sampling, options.sampling),
       deadlineMs: options.deadlineMs,
     };
     if (session === null) {

@@ -20,7 +20,7 @@ export interface SessionSetup {
   tools: readonly ToolDefinition[];
   sampling: Partial<SamplingParams>;
   truncation: 'auto' | 'error';
-  /** System messages. */
+  /** Messages before the first turn, kept whatever is rolled back. */
   head: readonly ChatMessage[];
   turns: readonly Turn[];
 }
@@ -87,7 +87,7 @@ export class Session {
     };
   }
 
-  /** Everything said so far: system messages, then the turns. */
+  /** Everything said so far: what the session began with, then the turns. */
   get messages(): ChatMessage[] {
     return [...this.#head, ...this.#turns.flatMap((turn) => [...turn.messages, turn.answer])];
   }
@@ -216,11 +216,11 @@ export class Session {
   }
 
   #title(): string {
-    const first = this.#turns.flatMap((turn) => turn.messages).find((message) => message.role === 'user');
+    const first = this.messages.find((message) => message.role === 'user');
     const words = (first?.content ?? '').slice(0, 400).replace(/\s+/g, ' ').trim();
-    const characters = Array.from(words);
-    if (characters.length <= 80) return words;
-    const cut = characters.slice(0, 80).join('');
+    if (words.length <= 80) return words;
+    // Not through the middle of a character that takes two units.
+    const cut = words.slice(0, 80).replace(/[\uD800-\uDBFF]$/, '');
     const space = cut.lastIndexOf(' ');
     return space > 40 ? cut.slice(0, space) : cut;
   }

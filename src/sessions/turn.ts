@@ -53,25 +53,3 @@ export function messageBytes(messages: readonly ChatMessage[]): number {
 export function turnBytes(turn: Turn): number {
   return messageBytes(turn.messages) + messageBytes([turn.answer]) + 4 * (turn.tokens?.own.length ?? 0);
 }
-
-/**
- * Splits given messages: what comes before the first user message is the head (system messages), then every
- * assistant message ends a turn. `rest` is what follows the last of them.
- */
-export function splitTurns(messages: readonly ChatMessage[]): {
-  head: ChatMessage[];
-  turns: Turn[];
-  rest: ChatMessage[];
-} {
-  const head: ChatMessage[] = [];
-  const turns: Turn[] = [];
-  let pending: ChatMessage[] = [];
-  for (const message of messages) {
-    if (message.role === 'system' && turns.length === 0 && pending.length === 0) head.push(message);
-    else if (message.role === 'assistant') {
-      turns.push({ messages: pending, answer: message, tokens: null });
-      pending = [];
-    } else pending.push(message);
-  }
-  return { head, turns, rest: pending };
-}

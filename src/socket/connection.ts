@@ -1,0 +1,214 @@
+// One native socket from upgrade to close: greeting, lanes, and bytes → message → dispatch. It knows a Transport, not
+// uWebSockets. Whatever a frame does wrong is answered here: an error of connection scope ends the connection, any
+// other only its request. Used by SocketServer; dispatch.ts calls back for hello and lanes.
+import { randomBytes } from 'node:crypto';
+import { decode, readFrameHead } from '../../protocol/codec.ts';
+import { CloseCode, Limits, PROTOCOL_VERSION } from '../../protocol/constants.ts';
+import { errorTable, ServiceError, toWireError } from '../../protocol/errors.ts';
+import { Op } from '../../protocol/messages.ts';
+import type { ClientMessage, HelloOptions, LaneOptions, LatencyClass, ModelInfo } from '../../protocol/messages.ts';
+import { parseClientMessage } from '../../protocol/validate.ts';
+import type { Caller } from '../auth/caller.ts';
+import type { Responses } from '../responses/registry.ts';
+import type { Sessions } from '../sessions/registry.ts';
+import { dispatch } from './dispatch.ts';
+import { Outbox } from './outbox.ts';
+import type { OutboxHost } from './outbox.ts';
+import type { Transport } from './transport.ts';
+
+/** What connections share. */
+export interface ConnectionHost extends OutboxHost {
+  readonly sessions: Sessions;
+  readonly responses: Responses;
+  /** name/version, for Welcome. */
+  readonly serverName: string;
+  /** Set while draining: what new work is refused with. */
+  readonly refusal: ServiceError | null;
+  models(): ModelInfo[];
+  /** Throws ServiceError `unauthorized` or `expired_token`. */
+  authenticate(token: string | undefined): Caller;
+  onHello(connection: Connection): void;
+  /** A bug of ours; the client was told `internal`. */
+  onInternalError(error: unknown): void;
+  /** The connection ended itself; called before the transport is told. */
+  onEnded(connection: Connection): void;
+}
+
+type State =
+  | { kind: 'greeting'; sinceMs: number; caller: Caller | null }
+  | { kind: 'open'; caller: Caller; lanes: Map<number, LatencyClass | undefined> }
+  | { kind: 'closed' };
+
+export class Connection {
+  /** For support and logs; also scopes the requestIds of one-offs. */
+  readonly id = `conn_${randomBytes(12).toString('hex')}`;
+  readonly host: ConnectionHost;
+  readonly outbox: Outbox;
+  /** What the client called itself in hello. */
+  client = '';
+  readonly #transport: Transport;
+  #state: State;
+
+  /** `caller`: who the upgrade's headers named, null when they named nobody. */
+  constructor(transport: Transport, caller: Caller | null, host: ConnectionHost) {
+    this.#transport = transport;
+    this.host = host;
+    this.outbox = new Outbox(transport, host);
+    this.#state = { kind: 'greeting', sinceMs: host.now(), caller };
+  }
+
+  get isOpen(): boolean {
+    return this.#state.kind === 'open';
+  }
+
+  get isClosed(): boolean {
+    return this.#state.kind === 'closed';
+  }
+
+  /** Since when it waits for hello, epoch milliseconds; null when that is over. */
+  get greetingSinceMs(): number | null {
+    return this.#state.kind === 'greeting' ? this.#state.sinceMs : null;
+  }
+
+  /** Who talks here. Only while open. */
+  get caller(): Caller {
+    return this.#open.caller;
+  }
+
+  /** One inbound WebSocket message. Everything kept of it is copied before this returns. */
+  receive(data: ArrayBuffer, isBinary: boolean): void {
+    if (this.isClosed) return;
+    if (!isBinary) {
+      this.fail(new ServiceError('invalid_frame', 'Text frames carry nothing here.'), CloseCode.unsupportedData);
+      return;
+    }
+    const bytes = new Uint8Array(data);
+    try {
+      if (bytes.length > Limits.messageBytes) this.#refuseLarge(bytes);
+      else this.#handle(decode(bytes));
+    } catch (error) {
+      this.#refuse(error, 0, null);
+    }
+  }
+
+  /** Sends the error on lane 0 and closes with its close code. */
+  fail(error: ServiceError, closeCode?: number): void {
+    if (this.isClosed) return;
+    this.outbox.control([Op.Error, 0, null, toWireError(error)]);
+    this.end(closeCode ?? error.row.close ?? CloseCode.internal, error.code);
+  }
+
+  /** Closes from our side. Idempotent. */
+  end(code: number, reason: string): void {
+    if (this.isClosed) return;
+    this.#state = { kind: 'closed' };
+    this.host.onEnded(this);
+    this.#transport.end(code, reason);
+  }
+
+  /** The transport is gone. */
+  markClosed(): void {
+    this.#state = { kind: 'closed' };
+  }
+
+  /** Hello: who calls, which version. Throws errors of connection scope, and `invalid_request` the second time. */
+  greet(version: number, options: HelloOptions): void {
+    if (this.#state.kind !== 'greeting') {
+      throw new ServiceError('invalid_request', 'This connection has said hello already.');
+    }
+    if (version < 1) throw new ServiceError('version_unsupported', `This server speaks version ${PROTOCOL_VERSION}.`);
+    const known = options.token === undefined ? this.#state.caller : null;
+    const caller = known ?? this.host.authenticate(options.token);
+    this.client = options.client ?? '';
+    this.#state = { kind: 'open', caller, lanes: new Map() };
+    const { serverName: server } = this.host;
+    const info = { server, connection: this.id, models: this.host.models(), limits: { ...Limits } };
+    this.outbox.control([Op.Welcome, 0, Math.min(version, PROTOCOL_VERSION), info]);
+    this.host.onHello(this);
+  }
+
+  openLane(lane: number, options: LaneOptions): void {
+    const { lanes } = this.#open;
+    if (lanes.has(lane)) throw laneError(`Lane ${lane} is open already.`);
+    if (lanes.size >= Limits.lanesPerConnection) {
+      throw new ServiceError('too_many_lanes', `A connection has at most ${Limits.lanesPerConnection} lanes.`);
+    }
+    lanes.set(lane, options.class);
+  }
+
+  closeLane(lane: number): void {
+    this.assertLane(lane);
+    this.#open.lanes.delete(lane);
+  }
+
+  assertLane(lane: number): void {
+    if (lane !== 0 && !this.#open.lanes.has(lane)) throw laneError(`Lane ${lane} is not open.`);
+  }
+
+  /** Default class of the responses of this lane. */
+  classOf(lane: number): LatencyClass {
+    const { lanes, caller } = this.#open;
+    return lanes.get(lane) ?? caller.class;
+  }
+
+  get #open(): Extract<State, { kind: 'open' }> {
+    if (this.#state.kind !== 'open') throw new Error(`${this.id} is ${this.#state.kind}, not open`);
+    return this.#state;
+  }
+
+  #handle(value: unknown): void {
+    const parsed = parseClientMessage(value);
+    const isHello = Array.isArray(value) && value[0] === Op.Hello;
+    if (this.#state.kind === 'greeting' && !isHello) {
+      this.fail(new ServiceError('invalid_frame', 'The first frame must be hello.'));
+      return;
+    }
+    if (!parsed.ok) {
+      this.#refuse(parsed.error, parsed.lane, parsed.requestId);
+      return;
+    }
+    try {
+      dispatch(this, parsed.message);
+    } catch (error) {
+      this.#refuse(error, parsed.message[1], requestIdOf(parsed.message));
+    }
+  }
+
+  #refuse(error: unknown, lane: number, requestId: string | null): void {
+    if (!(error instanceof ServiceError)) this.host.onInternalError(error);
+    const known =
+      error instanceof ServiceError ? error : new ServiceError('internal', 'The server failed.', { cause: error });
+    if (errorTable[known.code].scope === 'connection') this.fail(known);
+    else this.outbox.control([Op.Error, lane, requestId, toWireError(known)]);
+  }
+
+  #refuseLarge(bytes: Uint8Array): void {
+    const head = readFrameHead(bytes);
+    if (head === null || this.#state.kind === 'greeting') {
+      this.fail(new ServiceError('invalid_frame', 'Neither a frame nor of an allowed size.'));
+      return;
+    }
+    const message = `A frame has at most ${Limits.messageBytes} bytes; this one has ${bytes.length}.`;
+    this.#refuse(new ServiceError('too_large', message), head.lane, head.requestId);
+  }
+}
+
+function laneError(message: string): ServiceError {
+  return new ServiceError('invalid_request', message, { param: 'lane' });
+}
+
+/** The requestId to answer with, for messages that have one. */
+function requestIdOf(message: ClientMessage): string | null {
+  switch (message[0]) {
+    case Op.OpenSession:
+    case Op.ListSessions:
+    case Op.History:
+    case Op.Rollback:
+    case Op.Fork:
+    case Op.CloseSession:
+    case Op.Create:
+      return message[2];
+    default:
+      return null;
+  }
+}
