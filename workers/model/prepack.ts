@@ -1,0 +1,69 @@
+// Turns a plain graph into the form workers map: weights already packed for this CPU, in one file all threads share.
+// The packed file is believed only after one prompt gave the same bits as the plain one; else the plain one is used.
+// Called by compile.
+import fs from 'node:fs';
+import path from 'node:path';
+import type { CompiledModel, ModelShape } from '../messages.ts';
+import { alignModel } from './align.ts';
+import { OnnxModel } from './onnx-model.ts';
+import { OrtSession } from './ort-binding.ts';
+
+export interface ModelFiles {
+  model: string;
+  data: string;
+}
+
+/**
+ * Writes `to` from `from`. Returns false, having removed `to`, when the packed model does not compute exactly what
+ * the plain one does. Throws when ONNX Runtime refuses the plain model.
+ */
+export function prepack(from: ModelFiles, to: ModelFiles, shape: ModelShape): boolean {
+  const packed: ModelFiles = { model: `${to.model}.unaligned`, data: `${to.data}.unaligned` };
+  try {
+    new OrtSession(from.model, {
+      threads: 1,
+      prepackTo: { path: packed.model, dataName: path.basename(packed.data) },
+    }).dispose();
+    alignModel(packed, to);
+  } finally {
+    for (const file of Object.values(packed)) fs.rmSync(file, { force: true });
+  }
+  // Once more on a difference: a session loaded elsewhere in this process may have changed the attention kernel's
+  // flag between the two loads (see ort-binding, withFlashDisabled).
+  if (sameResults(from.model, to.model, shape) || sameResults(from.model, to.model, shape)) return true;
+  for (const file of Object.values(to)) fs.rmSync(file, { force: true });
+  return false;
+}
+
+const CHUNK = 12;
+const STEPS = 2;
+
+/** A prompt of `CHUNK` tokens and a few decode steps (another kernel path) through both; logits and KV bit for bit. */
+function sameResults(plain: string, packed: string, shape: ModelShape): boolean {
+  const expected = probe(plain, shape);
+  const found = probe(packed, shape);
+  return expected.every((part, i) => {
+    const other = found[i]!;
+    return part.every((value, j) => value === other[j] && !Number.isNaN(value));
+  });
+}
+
+function probe(file: string, shape: ModelShape): Float32Array[] {
+  const maxLen = Math.min(32, shape.maxPositions);
+  const kv = Array.from({ length: 2 * shape.numLayers }, () => {
+    return new Float32Array(shape.numKvHeads * maxLen * shape.headDim);
+  });
+  const compiled = { kind: 'onnx', shape, decodePath: file, prefillPath: file } as CompiledModel;
+  const model = new OnnxModel(compiled, kv, { numSlots: 1, maxLen }, { threads: 1, role: 'both' });
+  try {
+    const length = Math.min(CHUNK, maxLen - STEPS);
+    const ids = Array.from({ length }, (_, i) => (i * 7919 + 3) % shape.vocabSize);
+    const results = [model.prefill(0, ids, 0, true)!.slice()];
+    for (let step = 0; step < STEPS; step++) {
+      results.push(model.decode(0, 1, [(step * 104729 + 5) % shape.vocabSize], [length + step]).slice());
+    }
+    return [...results, ...kv];
+  } finally {
+    model.dispose();
+  }
+}

@@ -1,0 +1,124 @@
+// Packs matrices into the block layout of MatMulNBits: 8-bit blocks around 128, 4-bit blocks around 8.
+// Integer checkpoints are carried over unchanged where they fit, so that they are quantised once in their life, not twice.
+import { toFloats, type IntegerTensor, type WeightTensor } from './weights/source.ts';
+
+export interface BlockFormat {
+  bits: 4 | 8;
+  blockSize: number;
+}
+
+/** How a whole model is stored. `matrices: null` keeps everything float32. */
+export interface QuantizationPlan {
+  matrices: BlockFormat | null;
+  head: BlockFormat | null;
+  embedding: 'float32' | 'float16';
+  /** For people and for the cache key. */
+  label: string;
+}
+
+export type Quantization = 'auto' | 'q8' | 'q4' | 'f32';
+
+/** Models from here on are memory-bound and store 4 bits per weight. */
+const LARGE_PARAMETERS = 1e9;
+
+export function quantizationPlan(choice: Quantization, parameters: number): QuantizationPlan {
+  const isLarge = parameters >= LARGE_PARAMETERS;
+  const kind = choice === 'auto' ? (isLarge ? 'q4' : 'q8') : choice;
+  const embedding = isLarge ? 'float16' : 'float32';
+  const q8: BlockFormat = { bits: 8, blockSize: 64 };
+  if (kind === 'f32') return { matrices: null, head: null, embedding: 'float32', label: 'float32' };
+  if (kind === 'q8') return { matrices: q8, head: q8, embedding, label: '8-bit, block 64' };
+  return { matrices: { bits: 4, blockSize: 32 }, head: q8, embedding, label: '4-bit, block 32, 8-bit head' };
+}
+
+/** A matrix under construction: [rows, cols], filled by `packRows` from one or several tensors. */
+export interface PackedMatrix extends BlockFormat {
+  rows: number;
+  cols: number;
+  /** [rows, blocks, blockSize · bits / 8] */
+  packed: Uint8Array;
+  /** [rows, blocks] */
+  scales: Float32Array;
+}
+
+/** The block shrinks to 32 where the width is no multiple of it. Throws when even 32 does not divide `cols`. */
+export function createPacked(rows: number, cols: number, format: BlockFormat): PackedMatrix {
+  const blockSize = cols % format.blockSize === 0 ? format.blockSize : 32;
+  if (cols % blockSize !== 0) throw new Error(`a matrix of width ${cols} cannot be stored in blocks of ${blockSize}`);
+  return {
+    bits: format.bits,
+    blockSize,
+    rows,
+    cols,
+    packed: new Uint8Array((rows * cols * format.bits) / 8),
+    scales: new Float32Array((rows * cols) / blockSize),
+  };
+}
+
+/** Stores `tensor · factor` as rows firstRow.. of `into`. */
+export function packRows(into: PackedMatrix, firstRow: number, tensor: WeightTensor, factor = 1): void {
+  if (tensor.kind === 'integer' && fits(tensor, into)) {
+    carryOver(into, firstRow, tensor, factor);
+    return;
+  }
+  const values = toFloats(tensor);
+  if (into.bits === 8) pack8(into, firstRow, values, factor);
+  else pack4(into, firstRow, values, factor);
+}
+
+/** True when every source block spans whole target blocks and all its integers are in range. */
+function fits(tensor: IntegerTensor, into: PackedMatrix): boolean {
+  if (tensor.blockSize % into.blockSize !== 0) return false;
+  const high = (1 << (into.bits - 1)) - 1;
+  if (into.bits === 8 && tensor.data instanceof Int8Array) return true;
+  return tensor.data.every((value) => value >= -high - 1 && value <= high);
+}
+
+function carryOver(into: PackedMatrix, firstRow: number, tensor: IntegerTensor, factor: number): void {
+  const { data, scales } = tensor;
+  const start = firstRow * into.cols;
+  const { packed } = into;
+  if (into.bits === 8) for (let i = 0; i < data.length; i++) packed[start + i] = data[i]! + 128;
+  else for (let i = 0; i < data.length; i += 2) packed[(start + i) >> 1] = (data[i]! + 8) | ((data[i + 1]! + 8) << 4);
+  const repeat = tensor.blockSize / into.blockSize;
+  const firstScale = start / into.blockSize;
+  for (let i = 0; i < scales.length * repeat; i++) {
+    into.scales[firstScale + i] = scales[Math.floor(i / repeat)]! * factor;
+  }
+}
+
+/** Symmetric around 128: the largest magnitude of a block becomes ±127. */
+function pack8(into: PackedMatrix, firstRow: number, values: Float32Array, factor: number): void {
+  const { blockSize, packed, scales } = into;
+  const start = firstRow * into.cols;
+  for (let first = 0, block = start / blockSize; first < values.length; first += blockSize, block++) {
+    let largest = 0;
+    for (let i = first; i < first + blockSize; i++) {
+      const magnitude = Math.abs(values[i]!);
+      if (magnitude > largest) largest = magnitude;
+    }
+    scales[block] = (largest / 127) * factor;
+    const inverse = largest === 0 ? 0 : 127 / largest;
+    for (let i = first; i < first + blockSize; i++) packed[start + i] = Math.round(values[i]! * inverse) + 128;
+  }
+}
+
+/** The value of largest magnitude becomes -8, so the block uses its whole range; the scale carries the sign. */
+function pack4(into: PackedMatrix, firstRow: number, values: Float32Array, factor: number): void {
+  const { blockSize, packed, scales } = into;
+  const start = firstRow * into.cols;
+  for (let first = 0, block = start / blockSize; first < values.length; first += blockSize, block++) {
+    let extreme = 0;
+    for (let i = first; i < first + blockSize; i++) {
+      if (Math.abs(values[i]!) > Math.abs(extreme)) extreme = values[i]!;
+    }
+    const scale = extreme / -8;
+    scales[block] = scale * factor;
+    const inverse = scale === 0 ? 0 : 1 / scale;
+    for (let i = first; i < first + blockSize; i += 2) {
+      const low = Math.min(15, Math.max(0, Math.round(values[i]! * inverse) + 8));
+      const high = Math.min(15, Math.max(0, Math.round(values[i + 1]! * inverse) + 8));
+      packed[(start + i) >> 1] = low | (high << 4);
+    }
+  }
+}
