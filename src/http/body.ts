@@ -2,6 +2,7 @@
 // it is thrown away as it arrives, so that the client gets to read the answer.
 import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
+import { MAX_NESTING } from '../../protocol/frame-scan.ts';
 import type { Exchange } from './exchange.ts';
 
 /** The client went before its body was complete; there is nobody to answer. */
@@ -40,6 +41,23 @@ export function readBody(exchange: Exchange, limitBytes: number = Limits.httpBod
   });
 }
 
+/** True when some array or object of this JSON text lies deeper than allowed; such values overflow stacks further on. */
+function isTooDeep(json: string): boolean {
+  let depth = 0;
+  let isInString = false;
+  for (let i = 0; i < json.length; i++) {
+    const code = json.charCodeAt(i);
+    if (isInString) {
+      if (code === 0x5c) i++;
+      else if (code === 0x22) isInString = false;
+    } else if (code === 0x22) isInString = true;
+    else if (code === 0x7b || code === 0x5b) {
+      if (++depth > MAX_NESTING) return true;
+    } else if (code === 0x7d || code === 0x5d) depth--;
+  }
+  return false;
+}
+
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 /** The body as a JSON object. Rejects with ServiceError `too_large` or `invalid_request`, or ClientGone. */
@@ -51,9 +69,14 @@ export function parseJsonObject(body: Uint8Array): Record<string, unknown> {
   if (body.byteLength === 0) throw new ServiceError('invalid_request', 'The request has no body; JSON is expected.');
   let value: unknown;
   try {
-    value = JSON.parse(utf8.decode(body));
+    const text = utf8.decode(body);
+    if (isTooDeep(text)) throw new Error(`nested deeper than ${MAX_NESTING}`);
+    value = JSON.parse(text);
   } catch (error) {
-    throw new ServiceError('invalid_request', `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
+    throw new ServiceError(
+      'invalid_request',
+      `The body cannot be read as JSON: ${(error as Error).message.slice(0, 200)}`,
+    );
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new ServiceError('invalid_request', 'The body must be a JSON object.');

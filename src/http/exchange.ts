@@ -26,6 +26,7 @@ export class Exchange {
   #isGone = false;
   #isEnded = false;
   #isStarted = false;
+  #closesAfterwards = false;
 
   /** Must be called inside the uWebSockets handler; attaches the abort handler before anything else can fail. */
   constructor(res: HttpResponse, req: HttpRequest) {
@@ -67,6 +68,11 @@ export class Exchange {
     this.#extraHeaders.push([name, value]);
   }
 
+  /** Closes the connection once the answer is complete. Decide before the answer begins. */
+  closeAfterwards(): void {
+    this.#closesAfterwards = true;
+  }
+
   /** Chunks of the body. Must be attached before the handler first awaits; a chunk is only valid during the call. */
   onData(handler: (chunk: ArrayBuffer, isLast: boolean) => void): void {
     if (!this.isOver) this.#res.onData(handler);
@@ -78,9 +84,9 @@ export class Exchange {
     this.#res.cork(() => {
       this.#writeHead(status, contentType, headers);
       if (this.method === 'HEAD' || status === 204 || status === 304) {
-        this.#res.endWithoutBody(status === 200 ? Buffer.byteLength(body) : undefined);
+        this.#res.endWithoutBody(status === 200 ? Buffer.byteLength(body) : undefined, this.#closesAfterwards);
       } else {
-        this.#res.end(body);
+        this.#res.end(body, this.#closesAfterwards);
       }
     });
     this.#finish();
@@ -127,7 +133,7 @@ export class Exchange {
   /** Ends what `begin` began. */
   end(): void {
     if (this.isOver) return;
-    this.#res.cork(() => this.#res.end());
+    this.#res.cork(() => this.#res.end(undefined, this.#closesAfterwards));
     this.#finish();
   }
 

@@ -1,0 +1,250 @@
+// The body of POST /v1/chat/completions → what the engine is asked for. Every field either works, or is refused by its
+// name, or stands in `ignoredFields` below; nothing else is accepted. Used by chat-completions.ts.
+import { Limits } from '../../protocol/constants.ts';
+import { ServiceError } from '../../protocol/errors.ts';
+import { boolean, list, map, matching, oneOf, refuse, string, type Check } from '../../protocol/fields.ts';
+import type { ChatMessage, ToolCall, ToolDefinition } from '../../protocol/messages.ts';
+import { parseSamplingField, parseTools, TOOL_NAME } from '../../protocol/options.ts';
+import { defaultSampling, type SamplingParams } from '../../protocol/sampling.ts';
+
+export interface ChatRequest {
+  model: string | undefined;
+  messages: ChatMessage[];
+  /** Empty with tool_choice `none`. */
+  tools: ToolDefinition[];
+  sampling: SamplingParams;
+  stream: boolean;
+  includeUsage: boolean;
+}
+
+/** Accepted without effect: they label a request, or name what happens anyway. The whole list; see the README. */
+export const ignoredFields = ['user', 'metadata', 'prompt_cache_key', 'safety_identifier'] as const;
+
+/** Accepted with these values only, which ask for what happens anyway. */
+const onlyValues: Record<string, readonly unknown[]> = {
+  n: [1],
+  store: [false],
+  logprobs: [false],
+  parallel_tool_calls: [true],
+  service_tier: ['auto', 'default'],
+};
+
+const samplingNames: Record<string, keyof SamplingParams> = {
+  temperature: 'temperature',
+  top_p: 'topP',
+  top_k: 'topK',
+  min_p: 'minP',
+  repetition_penalty: 'repetitionPenalty',
+  presence_penalty: 'presencePenalty',
+  frequency_penalty: 'frequencyPenalty',
+  logit_bias: 'logitBias',
+  seed: 'seed',
+  max_tokens: 'maxTokens',
+  max_completion_tokens: 'maxTokens',
+  stop: 'stop',
+  ignore_eos: 'ignoreEos',
+};
+
+const modelId = string(1, 256);
+const text = string(0, Infinity);
+
+function unsupported(param: string, why = 'is not supported'): never {
+  throw new ServiceError('unsupported', `${param} ${why}.`, { param });
+}
+
+/** Refuses every field of `value` that is not listed; null counts as absent. */
+function onlyFields(value: Record<string, unknown>, param: string, names: readonly string[]): void {
+  for (const [name, field] of Object.entries(value)) {
+    if (field !== null && field !== undefined && !names.includes(name)) unsupported(`${param}.${name.slice(0, 64)}`);
+  }
+}
+
+/** A string, or text parts that are joined; other kinds of parts are refused by index. */
+const parseContent: Check<string> = (value, param) => {
+  if (typeof value === 'string') return value;
+  if (!Array.isArray(value)) return refuse(param, 'a string or an array of text parts');
+  return list<string>(
+    (part, partParam) => {
+      const fields = map(part, partParam);
+      if (fields.type !== 'text') {
+        if (typeof fields.type !== 'string') return refuse(`${partParam}.type`, '"text"');
+        return unsupported(`${partParam}.type`, `"${fields.type.slice(0, 40)}" is not supported; only text is`);
+      }
+      onlyFields(fields, partParam, ['type', 'text']);
+      return text(fields.text, `${partParam}.text`);
+    },
+    1,
+    1024,
+  )(value, param).join('');
+};
+
+const parseToolCall: Check<ToolCall> = (value, param) => {
+  const call = map(value, param);
+  if (call.type !== 'function') {
+    return call.type === undefined ? refuse(`${param}.type`, '"function"') : unsupported(`${param}.type`);
+  }
+  onlyFields(call, param, ['id', 'type', 'function', 'index']);
+  const fn = map(call.function, `${param}.function`);
+  onlyFields(fn, `${param}.function`, ['name', 'arguments']);
+  return {
+    id: string(1, Limits.requestIdChars)(call.id, `${param}.id`),
+    name: matching(TOOL_NAME)(fn.name, `${param}.function.name`),
+    arguments: text(fn.arguments, `${param}.function.arguments`),
+  };
+};
+
+const messageFields = {
+  system: ['role', 'content', 'name'],
+  user: ['role', 'content', 'name'],
+  assistant: ['role', 'content', 'name', 'tool_calls', 'annotations'],
+  tool: ['role', 'content', 'tool_call_id'],
+} as const;
+
+const parseMessage: Check<ChatMessage> = (value, param) => {
+  const fields = map(value, param);
+  const given = string(1, 64)(fields.role, `${param}.role`);
+  const role = given === 'developer' ? 'system' : given;
+  if (role !== 'system' && role !== 'user' && role !== 'assistant' && role !== 'tool') {
+    return unsupported(`${param}.role`, `"${given}" is not supported; system, developer, user, assistant and tool are`);
+  }
+  onlyFields(fields, param, messageFields[role]);
+  // Our own answers carry an empty list, and clients send answers back as they came.
+  if (Array.isArray(fields.annotations) ? fields.annotations.length > 0 : fields.annotations != null) {
+    unsupported(`${param}.annotations`);
+  }
+  const message: ChatMessage = { role, content: '' };
+  const calls = fields.tool_calls ?? [];
+  if (role === 'assistant') {
+    const toolCalls = list(parseToolCall, 0, Limits.toolsPerRequest)(calls, `${param}.tool_calls`);
+    if (toolCalls.length > 0) message.toolCalls = toolCalls;
+  }
+  const mayLackContent = message.toolCalls !== undefined;
+  if (!mayLackContent || (fields.content !== null && fields.content !== undefined)) {
+    message.content = parseContent(fields.content, `${param}.content`);
+  }
+  if (fields.name !== undefined && fields.name !== null) {
+    message.name = string(1, Limits.requestIdChars)(fields.name, `${param}.name`);
+  }
+  if (role === 'tool') {
+    message.toolCallId = string(1, Limits.requestIdChars)(fields.tool_call_id, `${param}.tool_call_id`);
+  }
+  return message;
+};
+
+/** Unwraps `{type: 'function', function: {…}}`. */
+const unwrapTool: Check<Record<string, unknown>> = (tool, param) => {
+  const fields = map(tool, param);
+  if (fields.type !== 'function') {
+    return typeof fields.type === 'string' ? unsupported(`${param}.type`) : refuse(`${param}.type`, '"function"');
+  }
+  onlyFields(fields, param, ['type', 'function']);
+  const fn = { ...map(fields.function, `${param}.function`) };
+  if (fn.strict != null && fn.strict !== false) {
+    unsupported(`${param}.function.strict`, 'is not supported: arguments are not held to the schema');
+  }
+  delete fn.strict;
+  onlyFields(fn, `${param}.function`, ['name', 'description', 'parameters']);
+  return fn;
+};
+
+function parseChatTools(value: unknown): ToolDefinition[] {
+  const functions = list(unwrapTool, 0, Limits.toolsPerRequest)(value, 'tools');
+  try {
+    return parseTools(functions, 'tools');
+  } catch (error) {
+    throw asFunctionPath(error);
+  }
+}
+
+/** tools[0].name → tools[0].function.name, the path in the body as it was sent. */
+function asFunctionPath(error: unknown): unknown {
+  if (!(error instanceof ServiceError) || error.param === undefined) return error;
+  const param = error.param.replace(/^(tools\[\d+\])\./, '$1.function.');
+  return new ServiceError(error.code, error.message.replace(error.param, param), { param });
+}
+
+function parseSampling(body: Record<string, unknown>): SamplingParams {
+  const sampling: SamplingParams = { ...defaultSampling };
+  for (const [name, field] of Object.entries(samplingNames)) {
+    let value = body[name];
+    if (value === undefined || value === null) continue;
+    if (name === 'stop' && typeof value === 'string') value = [value];
+    // vLLM's spelling of "all".
+    if (name === 'top_k' && value === -1) value = 0;
+    Object.assign(sampling, { [field]: parseSamplingField(field, value, name) });
+  }
+  return sampling;
+}
+
+/** Throws ServiceError `invalid_request`, or `unsupported` for what exists elsewhere but not here; both name the field. */
+export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
+  const request: ChatRequest = {
+    model: undefined,
+    messages: [],
+    tools: [],
+    sampling: parseSampling(body),
+    stream: false,
+    includeUsage: false,
+  };
+  let toolChoice: 'none' | 'auto' = 'auto';
+  for (const [name, value] of Object.entries(body)) {
+    if (value === null || value === undefined || Object.hasOwn(samplingNames, name)) continue;
+    switch (name) {
+      case 'model':
+        request.model = modelId(value, name);
+        break;
+      case 'messages':
+        request.messages = list(parseMessage, 1, Limits.messagesPerRequest)(value, name);
+        break;
+      case 'tools':
+        request.tools = parseChatTools(value);
+        break;
+      case 'tool_choice':
+        if (value !== 'none' && value !== 'auto') unsupported(name, 'supports only "none" and "auto"');
+        toolChoice = value;
+        break;
+      case 'stream':
+        request.stream = boolean(value, name);
+        break;
+      case 'stream_options':
+        request.includeUsage = parseStreamOptions(value, body.stream);
+        break;
+      case 'response_format':
+        if (map(value, name).type !== 'text') unsupported(name, 'supports only {"type": "text"}');
+        onlyFields(map(value, name), name, ['type']);
+        break;
+      case 'modalities':
+        list(oneOf(['text', 'audio'] as const), 1, 2)(value, name);
+        if ((value as string[]).includes('audio')) unsupported(name, 'supports only ["text"]');
+        break;
+      default:
+        checkWithoutEffect(name, value);
+    }
+  }
+  if (request.messages.length === 0) {
+    throw new ServiceError('invalid_request', 'messages is missing.', { param: 'messages' });
+  }
+  if (body.max_tokens != null && body.max_completion_tokens != null && body.max_tokens !== body.max_completion_tokens) {
+    refuse('max_tokens', 'equal to max_completion_tokens when both are given');
+  }
+  if (toolChoice === 'none') request.tools = [];
+  return request;
+}
+
+function parseStreamOptions(value: unknown, stream: unknown): boolean {
+  const options = map(value, 'stream_options');
+  if (stream !== true) refuse('stream_options', 'absent unless stream is true');
+  onlyFields(options, 'stream_options', ['include_usage', 'include_obfuscation']);
+  if (options.include_obfuscation != null && options.include_obfuscation !== false) {
+    unsupported('stream_options.include_obfuscation');
+  }
+  return options.include_usage == null ? false : boolean(options.include_usage, 'stream_options.include_usage');
+}
+
+function checkWithoutEffect(name: string, value: unknown): void {
+  if ((ignoredFields as readonly string[]).includes(name)) return;
+  const allowed = Object.hasOwn(onlyValues, name) ? onlyValues[name]! : null;
+  if (allowed === null) unsupported(name.slice(0, 64));
+  if (!allowed.includes(value))
+    unsupported(name, `supports only ${allowed.map((v) => JSON.stringify(v)).join(' and ')}`);
+}

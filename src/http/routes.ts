@@ -1,0 +1,98 @@
+// Which path does what. server.ts hands every HTTP request here; this file checks Host and Origin, answers preflights,
+// 404 and 405, and calls the handler. A new endpoint is one row in `table` and a handler elsewhere.
+import { ServiceError } from '../../protocol/errors.ts';
+import { chatCompletions } from '../dialects/chat-completions.ts';
+import type { Services } from '../services.ts';
+import { ClientGone } from './body.ts';
+import { answerPreflight, setCorsHeaders } from './cors.ts';
+import type { Exchange } from './exchange.ts';
+import { getModel, listModels } from './models.ts';
+import { healthz, metrics, readyz } from './probes.ts';
+
+type Method = 'GET' | 'POST' | 'DELETE';
+/** `rest` is what follows the path of a prefix row, decoded. May throw or reject with ServiceError. */
+export type Handler = (exchange: Exchange, services: Services, rest: string) => void | Promise<void>;
+
+interface Row {
+  methods: Partial<Record<Method, Handler>>;
+  /** Probes come from machines that know neither our names nor our pages. */
+  isProbe?: true;
+}
+
+const table = new Map<string, Row>([
+  ['/v1/chat/completions', { methods: { POST: chatCompletions } }],
+  ['/v1/models', { methods: { GET: listModels } }],
+  // Model ids of hubs hold slashes, so everything behind it is the id.
+  ['/v1/models/', { methods: { GET: getModel } }],
+  ['/healthz', { methods: { GET: healthz }, isProbe: true }],
+  ['/readyz', { methods: { GET: readyz }, isProbe: true }],
+  ['/metrics', { methods: { GET: metrics }, isProbe: true }],
+]);
+const prefixes = [...table.keys()].filter((path) => path.endsWith('/'));
+
+/** Exact paths of the HTTP API, for tests and the README. */
+export const httpPaths: readonly string[] = [...table.keys()];
+
+/** Answers one request. Never throws and never rejects. */
+export async function handleRequest(exchange: Exchange, services: Services): Promise<void> {
+  exchange.onAnswered = (status) => {
+    services.metrics.onHttpAnswer(status);
+    const ms = Math.round(performance.now() - exchange.startedAt);
+    services.log.debug(
+      { requestId: exchange.requestId, status, ms },
+      `${exchange.method} ${exchange.path.slice(0, 200)}`,
+    );
+  };
+  try {
+    await route(exchange, services);
+  } catch (error) {
+    if (error instanceof ClientGone) return;
+    if (!(error instanceof ServiceError)) {
+      services.log.error({ err: error, requestId: exchange.requestId }, 'a request failed because of a bug');
+    }
+    exchange.sendError(error);
+  }
+}
+
+function route(exchange: Exchange, services: Services): void | Promise<void> {
+  const found = find(exchange.path);
+  const origin = exchange.header('origin');
+  const host = exchange.header('host');
+  if (services.isDraining) exchange.closeAfterwards();
+  if (!found?.row.isProbe) services.origins.check(origin, host);
+  if (origin !== '') setCorsHeaders(exchange, origin);
+  if (!found) {
+    if (exchange.method === 'OPTIONS') return answerPreflight(exchange, ['GET', 'HEAD']);
+    if (exchange.method !== 'GET' && exchange.method !== 'HEAD') throw notFound(exchange);
+    if (!services.web.serve(exchange)) throw notFound(exchange);
+    return;
+  }
+  const { methods } = found.row;
+  const allowed = Object.keys(methods).flatMap((method) => (method === 'GET' ? ['GET', 'HEAD'] : [method]));
+  if (exchange.method === 'OPTIONS') return answerPreflight(exchange, allowed);
+  const handler = methods[(exchange.method === 'HEAD' ? 'GET' : exchange.method) as Method];
+  if (!handler) {
+    exchange.setHeader('allow', [...allowed, 'OPTIONS'].join(', '));
+    throw new ServiceError('method_not_allowed', `${exchange.path} answers ${allowed.join(', ')}.`);
+  }
+  return handler(exchange, services, found.rest);
+}
+
+function find(path: string): { row: Row; rest: string } | null {
+  const row = table.get(path);
+  if (row && !path.endsWith('/')) return { row, rest: '' };
+  const prefix = prefixes.find((candidate) => path.startsWith(candidate) && path.length > candidate.length);
+  if (prefix === undefined) return null;
+  try {
+    return { row: table.get(prefix)!, rest: decodeURIComponent(path.slice(prefix.length)) };
+  } catch {
+    return null;
+  }
+}
+
+function notFound(exchange: Exchange): ServiceError {
+  return new ServiceError(
+    'not_found',
+    `There is no ${exchange.method.slice(0, 16)} ${exchange.path.slice(0, 200)} here.`,
+  );
+}

@@ -1,0 +1,35 @@
+// The log: JSON lines on stderr by default (pino), short readable lines when stderr is a terminal. Ordinary events are
+// one line without a stack; a stack is logged only for what is our own bug.
+import { pino, type Logger } from 'pino';
+import type { LogLevel } from './config.ts';
+
+export type Log = Logger;
+
+interface Line {
+  level: number;
+  time: number;
+  msg?: string;
+  err?: { message?: string; stack?: string };
+  [field: string]: unknown;
+}
+
+const HIDDEN = new Set(['level', 'time', 'msg', 'err', 'pid', 'hostname']);
+
+/** One log entry for people: time, a mark for trouble, the message, then the other fields. */
+export function formatLine(json: string): string {
+  const line = JSON.parse(json) as Line;
+  const time = new Date(line.time).toTimeString().slice(0, 8);
+  const mark = line.level >= 50 ? 'error ' : line.level >= 40 ? 'warning ' : '';
+  const fields = Object.entries(line)
+    .filter(([name]) => !HIDDEN.has(name))
+    .map(([name, value]) => ` ${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
+    .join('');
+  const stack = line.err ? `\n${line.err.stack ?? line.err.message}` : '';
+  return `${time} ${mark}${line.msg ?? ''}${fields}${stack}\n`;
+}
+
+/** Writes synchronously, so that the last line before an end by signal is not lost. */
+export function createLog(level: LogLevel): Log {
+  if (!process.stderr.isTTY) return pino({ level, base: null }, pino.destination({ fd: 2, sync: true }));
+  return pino({ level, base: null }, { write: (json: string) => void process.stderr.write(formatLine(json)) });
+}

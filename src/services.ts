@@ -1,0 +1,26 @@
+// What request handlers need, bound together once in main.ts. Nothing here is made per request.
+import type { KeyRing } from './auth/keys.ts';
+import type { OriginPolicy } from './auth/origin.ts';
+import type { EngineSet } from './engine/pool.ts';
+import type { Log } from './log.ts';
+import type { Metrics } from './metrics.ts';
+import type { Responses } from './responses/registry.ts';
+import type { StaticFiles } from './web/static-files.ts';
+
+/** The part of EngineSet that requests use. */
+export type Engines = Pick<EngineSet, 'engines' | 'find' | 'isReady' | 'progress'>;
+
+export interface Services {
+  engines: Engines;
+  responses: Responses;
+  keys: KeyRing;
+  origins: OriginPolicy;
+  metrics: Metrics;
+  log: Log;
+  web: StaticFiles;
+  /** Reachable by this machine only: then /metrics needs no key. */
+  isLoopback: boolean;
+  /** Draining: running work goes on, new work is refused. */
+  isDraining: boolean;
+  connections(): { http: number; websocket: number };
+}

@@ -1,0 +1,80 @@
+// The web page, bundled into memory once and served from a map: there is no path from a request to the disk.
+// main.ts loads it at start; routes.ts asks it for every GET that is no endpoint.
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Exchange } from '../http/exchange.ts';
+import { bundlePage } from './bundle.ts';
+
+interface StaticFile {
+  body: Buffer;
+  contentType: string;
+  etag: string;
+}
+
+/** Only our own script, style and socket; an injected one does not run. */
+const SECURITY_HEADERS: readonly [string, string][] = [
+  [
+    'content-security-policy',
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; " +
+      "connect-src 'self' ws: wss:; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  ],
+  ['x-content-type-options', 'nosniff'],
+  ['referrer-policy', 'no-referrer'],
+  ['cross-origin-opener-policy', 'same-origin'],
+  ['cache-control', 'no-cache'],
+];
+
+const MISSING_PAGE = `<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Tokenwire</title>
+<h1>Tokenwire</h1>
+<p>The server runs, but its chat page is not part of this installation (clients/web is missing or could not be built).
+The APIs work: <a href="/v1/models">/v1/models</a>, <a href="/readyz">/readyz</a>.</p>
+</html>
+`;
+
+export class StaticFiles {
+  readonly #files = new Map<string, StaticFile>();
+
+  /** Adds or replaces a file under its exact URL path. */
+  set(path: string, contentType: string, body: Buffer): void {
+    const etag = `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`;
+    this.#files.set(path, { body, contentType, etag });
+  }
+
+  /** Answers GET or HEAD when there is such a file; false when there is none. */
+  serve(exchange: Exchange): boolean {
+    const file = this.#files.get(exchange.path === '/' ? '/index.html' : exchange.path);
+    if (!file) return false;
+    const headers: [string, string][] = [...SECURITY_HEADERS, ['etag', file.etag]];
+    const known = exchange.header('if-none-match');
+    if (known === '*' || known.split(',').some((tag) => tag.trim().replace(/^W\//, '') === file.etag)) {
+      exchange.send(304, '', '', headers);
+    } else {
+      exchange.send(200, file.contentType, file.body, headers);
+    }
+    return true;
+  }
+}
+
+/**
+ * Reads and bundles the page below `dir` (index.html, styles.css, main.ts). Never rejects: a page that is missing or
+ * broken must not keep the API from starting, so it is replaced by one that says so, and `onProblem` hears why.
+ */
+export async function loadWebPage(dir: string, onProblem: (reason: string) => void): Promise<StaticFiles> {
+  const files = new StaticFiles();
+  try {
+    const [html, css, script] = await Promise.all([
+      readFile(join(dir, 'index.html')),
+      readFile(join(dir, 'styles.css')),
+      bundlePage(join(dir, 'main.ts')),
+    ]);
+    files.set('/index.html', 'text/html; charset=utf-8', html);
+    files.set('/styles.css', 'text/css; charset=utf-8', css);
+    files.set('/main.js', 'text/javascript; charset=utf-8', script);
+  } catch (error) {
+    onProblem((error as Error).message.split('\n')[0]!);
+    files.set('/index.html', 'text/html; charset=utf-8', Buffer.from(MISSING_PAGE));
+  }
+  return files;
+}
