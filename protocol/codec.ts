@@ -6,7 +6,7 @@ import { ServiceError } from './errors.ts';
 import { checkFrame } from './frame-scan.ts';
 import type { ClientMessage, ServerMessage } from './messages.ts';
 
-export { MAX_NESTING, readFrameHead } from './frame-scan.ts';
+export { MAX_NESTING, MAX_PARTS, readFrameHead } from './frame-scan.ts';
 export type { FrameHead } from './frame-scan.ts';
 
 // Records would be unreadable for other MessagePack libraries. Fields that are undefined are

@@ -1,6 +1,6 @@
 // Round trips, ownership of bytes, and the size of deltas.
 import { describe, expect, it } from 'vitest';
-import { decode, encode, encodeCopy, MAX_NESTING, readFrameHead } from '../../protocol/codec.ts';
+import { decode, encode, encodeCopy, MAX_NESTING, MAX_PARTS, readFrameHead } from '../../protocol/codec.ts';
 import { Op } from '../../protocol/messages.ts';
 import type { ClientMessage, Delta, ServerMessage } from '../../protocol/messages.ts';
 import { parseClientMessage } from '../../protocol/validate.ts';
@@ -11,6 +11,14 @@ const SEED = 20_261_122;
 /** A frame from hex, spaces allowed. */
 function frame(hex: string): Uint8Array {
   return new Uint8Array((hex.replaceAll(' ', '').match(/../g) ?? []).map((byte) => Number.parseInt(byte, 16)));
+}
+
+/** An array of `count` empty maps. */
+function emptyMaps(count: number): Uint8Array {
+  const bytes = new Uint8Array(5 + count).fill(0x80);
+  bytes[0] = 0xdd;
+  new DataView(bytes.buffer).setUint32(1, count);
+  return bytes;
 }
 
 const nested = (levels: number) => frame(`${'91'.repeat(levels)}c0`);
@@ -104,6 +112,13 @@ describe('codec', () => {
     expect(() => decode(frame(`${'81a16b'.repeat(MAX_NESTING + 1)}c0`))).toThrow(
       expect.objectContaining({ code: 'invalid_frame' }),
     );
+  });
+
+  it('bounds the arrays, maps and map entries of one frame', () => {
+    expect(decode(emptyMaps(MAX_PARTS - 1))).toHaveLength(MAX_PARTS - 1);
+    expect(() => decode(emptyMaps(MAX_PARTS))).toThrow(expect.objectContaining({ code: 'invalid_frame' }));
+    expect(() => decode(frame('df 0001ffff a0'))).toThrow(/ends too early/);
+    expect(() => decode(frame('df 00020000 a0'))).toThrow(/map entries/);
   });
 
   it('takes integers up to 2^53 - 1 in any format and refuses those beyond', () => {

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import vectors from '../../protocol/vectors.json' with { type: 'json' };
-import { decode, encode } from '../../protocol/codec.ts';
+import { decode, encode, MAX_NESTING, MAX_PARTS } from '../../protocol/codec.ts';
 import { CloseCode, Limits } from '../../protocol/constants.ts';
 import { errorTable, ServiceError } from '../../protocol/errors.ts';
 import { Op } from '../../protocol/messages.ts';
@@ -80,6 +80,11 @@ describe('README', () => {
     for (const [code, row] of Object.entries(errorTable)) {
       if ('close' in row) expect(rows.get(row.close)).toContain(code);
     }
+  });
+
+  it('tells how deep and how large a frame may be', () => {
+    expect(readme).toContain(`nest at most ${MAX_NESTING} deep`);
+    expect(readme).toContain(`at most ${MAX_PARTS} arrays, maps and map entries together`);
   });
 
   it('works its example with bytes that stand in the vectors', () => {
