@@ -1,6 +1,7 @@
 // What crosses the thread between src and the workers: requests in, one StepOutput per step out.
 // The only file of this folder that src may import.
 import type { ChatMessage, LatencyClass, ModelInfo, ToolDefinition } from '../protocol/messages.ts';
+import type { ErrorCode } from '../protocol/errors.ts';
 import type { SamplingParams } from '../protocol/sampling.ts';
 import type { MessagePort } from 'node:worker_threads';
 
@@ -12,6 +13,11 @@ export interface ModelShape {
   vocabSize: number;
   /** Longest sequence the compiled graph has rotary positions for. */
   maxPositions: number;
+}
+
+/** Bytes of KV memory one token takes in all layers (float32). */
+export function kvBytesPerToken(shape: ModelShape): number {
+  return shape.numLayers * 2 * shape.numKvHeads * shape.headDim * 4;
 }
 
 /** A model ready to be opened by engine workers. Plain data: it is posted to them. */
@@ -70,8 +76,8 @@ export interface EngineRequest {
   session: string;
   class: LatencyClass;
   prompt: PromptInput;
-  /** Parse tool calls out of the answer (the request has tools). */
-  parseTools: boolean;
+  /** Parse calls of these functions out of the answer; empty: none. */
+  toolNames: string[];
   sampling: SamplingParams;
   /** Epoch milliseconds after which a waiting request is refused; Infinity for none. */
   queueDeadline: number;
@@ -144,6 +150,10 @@ export interface EngineShared {
   flags: SharedArrayBuffer;
   /** Int32 per slot: id of the worker that may write it (asserted when `debugOwners`). */
   owners: SharedArrayBuffer;
+  /** Int32 per slot: tokens ever written there (pages are never given back); one more entry with their sum. */
+  marks: SharedArrayBuffer;
+  /** One Int32 for the whole process: held while a session is created, since its settings pass through the environment. */
+  loadLock?: SharedArrayBuffer;
 }
 
 /** Int32 indices in a worker's control buffer. */
@@ -199,7 +209,22 @@ export type FromWorker =
   | StepOutput
   | EngineGauges
   | { op: 'ready'; index: number; loadMs: number }
-  /** After 'lead': the requests this decode worker holds. */
-  | { op: 'inventory'; ids: number[] };
   /** Ids of the encoded prompt, once, for requests with a session: its next turn continues from them. */
   | { op: 'prompt'; id: number; tokenIds: Int32Array }
+  /** After 'lead': the requests this decode worker holds. */
+  | { op: 'inventory'; ids: number[] };
+
+/** A task of the CPU pool (cpu-worker.ts). */
+export type CpuTask =
+  | {
+      op: 'compile';
+      model: string;
+      cacheDir: string;
+      maxContext: number;
+      /** Receives CompileProgress messages. */
+      progress: MessagePort;
+    }
+  | { op: 'encode'; textDir: string; prompt: PromptInput; maxTokens: number };
+
+/** Errors a client may see cross the thread as data: an Error loses its fields on the way. */
+export type EncodeResult = { tokenIds: number[]; droppedMessages: number } | { code: ErrorCode; message: string };

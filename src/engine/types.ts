@@ -27,7 +27,8 @@ export interface SubmitOptions {
   session: string;
   class: LatencyClass;
   prompt: PromptInput;
-  parseTools: boolean;
+  /** Functions whose calls are parsed out of the answer; empty: none. */
+  toolNames: string[];
   sampling: SamplingParams;
   deadlineMs?: number;
 }

@@ -1,0 +1,232 @@
+// One model's engine as the main thread sees it: submit, cancel, and the only loop over step outputs. Requests are
+// known here by id; a worker's events for an id that has ended are ignored, so late and repeated ends do no harm.
+import { Limits } from '../../protocol/constants.ts';
+import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
+import { Ev, endReasons } from '../../workers/messages.ts';
+import type { CompiledModel, EncodeResult, EngineRequest, FromWorker, PromptInput } from '../../workers/messages.ts';
+import type { StepOutput, StepStats } from '../../workers/messages.ts';
+import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
+
+/** Prompts with more characters than this are encoded on the CPU pool: no decode step waits for a tokenizer. */
+const LONG_PROMPT_CHARS = 4096;
+/** Advice to a refused client when the queue is full. */
+const OVERLOAD_RETRY_MS = 2000;
+
+/** Flags there must be: one for every request that can be queued or running. */
+export const NUM_FLAGS = Limits.queuedRequests + 1024;
+
+interface Active {
+  request: EngineRequest;
+  sink: EngineSink;
+  /** Its prompt is being encoded on the CPU pool; the workers do not know it yet. */
+  isEncoding: boolean;
+  isWaiting: boolean;
+  /** Messages left out of its prompt, told with Encoded. */
+  dropped: number;
+}
+
+/** What the client needs of the threads (pool.ts). */
+export interface Workers {
+  toLead(message: { op: 'submit'; request: EngineRequest } | { op: 'forget'; session: string }): void;
+  /** Wakes every worker to look at the flags. */
+  wake(): void;
+  encode(prompt: PromptInput, maxTokens: number): Promise<EncodeResult>;
+}
+
+let nextId = 1;
+
+export class EngineClient {
+  onStepEnd: (() => void) | null = null;
+  onStepStats: ((stats: StepStats) => void) | null = null;
+  gauges: EngineGaugesView = {
+    waiting: 0,
+    running: 0,
+    residentSlots: 0,
+    kvUsedTokens: 0,
+    kvReservedBytes: 0,
+    hookMisses: 0,
+  };
+  readonly compiled: CompiledModel;
+  readonly #maxLen: number;
+  readonly #workers: Workers;
+  readonly #flags: Int32Array;
+  readonly #freeFlags: number[];
+  readonly #active = new Map<number, Active>();
+  #numWaiting = 0;
+  #isClosed = false;
+
+  constructor(compiled: CompiledModel, maxLen: number, flags: SharedArrayBuffer, workers: Workers) {
+    this.compiled = compiled;
+    this.#maxLen = maxLen;
+    this.#workers = workers;
+    this.#flags = new Int32Array(flags);
+    this.#freeFlags = Array.from({ length: this.#flags.length }, (_, i) => this.#flags.length - 1 - i);
+  }
+
+  /** Ids of the requests the workers know and have not ended. */
+  get activeIds(): number[] {
+    return [...this.#active].flatMap(([id, active]) => (active.isEncoding ? [] : id));
+  }
+
+  /** See Engine.submit. */
+  submit(options: SubmitOptions, sink: EngineSink): number {
+    if (this.#isClosed) throw new ServiceError('shutting_down', 'the server is shutting down');
+    const flag = this.#numWaiting < Limits.queuedRequests ? this.#freeFlags.pop() : undefined;
+    if (flag === undefined) {
+      throw new ServiceError('overloaded', 'too many requests are waiting', { retryAfterMs: OVERLOAD_RETRY_MS });
+    }
+    const now = Date.now();
+    const { deadlineMs, ...rest } = options;
+    const request: EngineRequest = {
+      ...rest,
+      id: nextId++,
+      flag,
+      queueDeadline: now + Limits.queueTimeoutMs,
+      deadline: deadlineMs === undefined ? Infinity : now + deadlineMs,
+    };
+    const active: Active = { request, sink, isEncoding: false, isWaiting: true, dropped: 0 };
+    this.#active.set(request.id, active);
+    this.#numWaiting++;
+    if (promptChars(request.prompt) > LONG_PROMPT_CHARS) void this.#encodeThenSubmit(active);
+    else this.#workers.toLead({ op: 'submit', request });
+    return request.id;
+  }
+
+  /** See Engine.cancel. */
+  cancel(id: number): void {
+    const active = this.#active.get(id);
+    if (!active) return;
+    if (active.isEncoding) {
+      queueMicrotask(() => this.#deliverEnd(id, null));
+      return;
+    }
+    Atomics.store(this.#flags, active.request.flag, 1);
+    this.#workers.wake();
+  }
+
+  forget(session: string): void {
+    if (!this.#isClosed) this.#workers.toLead({ op: 'forget', session });
+  }
+
+  /** Ends these requests with an error. */
+  fail(ids: readonly number[], error: ServiceError): void {
+    for (const id of ids) this.#end(id, 'error', error);
+    this.onStepEnd?.();
+  }
+
+  /** No more requests; those still active end with `shutting_down`. */
+  close(): void {
+    this.#isClosed = true;
+    this.fail([...this.#active.keys()], new ServiceError('shutting_down', 'the server is shutting down'));
+  }
+
+  receive(message: FromWorker): void {
+    switch (message.op) {
+      case 'step':
+        this.#onStep(message);
+        return;
+      case 'gauges':
+        this.gauges = message;
+        return;
+      case 'prompt':
+        this.#active.get(message.id)?.sink.onPrompt(message.tokenIds);
+        return;
+      case 'ready':
+      case 'inventory':
+        return; // the pool's business
+    }
+  }
+
+  /** The only loop over step outputs: add per-token work of the main thread here, or in the sinks. */
+  #onStep({ events, sampledAtMs, stats }: StepOutput): void {
+    for (let i = 0; i < events.length; i += 4) {
+      const id = events[i + 1] as number;
+      const active = this.#active.get(id);
+      if (!active) continue;
+      const { sink } = active;
+      const a = events[i + 2] as number;
+      const b = events[i + 3] as string;
+      switch (events[i] as (typeof Ev)[keyof typeof Ev]) {
+        case Ev.Token:
+          sink.onToken(a, b, sampledAtMs);
+          break;
+        case Ev.Text:
+          sink.onText(b);
+          break;
+        case Ev.Dropped:
+          active.dropped = a;
+          break;
+        case Ev.Encoded:
+          sink.onEncoded(a, active.dropped);
+          break;
+        case Ev.Prefill:
+          this.#admitted(active);
+          sink.onPrefill(a);
+          break;
+        case Ev.ToolBegin:
+          sink.onToolBegin(a, b);
+          break;
+        case Ev.ToolDelta:
+          sink.onToolDelta(a, b);
+          break;
+        case Ev.ToolEnd:
+          sink.onToolEnd(a);
+          break;
+        case Ev.End:
+          this.#end(id, endReasons[a]!, b === '' ? null : errorFromEvent(b));
+          break;
+      }
+    }
+    this.onStepStats?.(stats);
+    this.onStepEnd?.();
+  }
+
+  #deliverEnd(id: number, error: ServiceError | null): void {
+    this.#end(id, error ? 'error' : 'cancelled', error);
+    this.onStepEnd?.();
+  }
+
+  #end(id: number, reason: (typeof endReasons)[number], error: ServiceError | null): void {
+    const active = this.#active.get(id);
+    if (!active) return;
+    this.#active.delete(id);
+    this.#admitted(active);
+    Atomics.store(this.#flags, active.request.flag, 0);
+    this.#freeFlags.push(active.request.flag);
+    active.sink.onEnd(reason, error);
+  }
+
+  #admitted(active: Active): void {
+    if (active.isWaiting) this.#numWaiting--;
+    active.isWaiting = false;
+  }
+
+  async #encodeThenSubmit(active: Active): Promise<void> {
+    const { request } = active;
+    active.isEncoding = true;
+    let result: EncodeResult;
+    try {
+      result = await this.#workers.encode(request.prompt, this.#maxLen - 1);
+    } catch (error) {
+      result = { code: 'internal', message: `encoding the prompt failed: ${String(error)}` };
+    }
+    active.isEncoding = false;
+    if (!this.#active.has(request.id)) return;
+    if ('code' in result) {
+      this.#deliverEnd(request.id, errorFromCode(result.code, result.message));
+      return;
+    }
+    this.#workers.toLead({ op: 'submit', request: { ...request, prompt: { kind: 'encoded', ...result } } });
+  }
+}
+
+function errorFromEvent(text: string): ServiceError {
+  const colon = text.indexOf(': ');
+  return errorFromCode(text.slice(0, colon), text.slice(colon + 2));
+}
+
+function promptChars(prompt: PromptInput): number {
+  if (prompt.kind !== 'chat') return 0;
+  const messages = prompt.messages.reduce((sum, message) => sum + message.content.length, 0);
+  return messages + (prompt.tools.length > 0 ? JSON.stringify(prompt.tools).length : 0);
+}

@@ -1,0 +1,58 @@
+// How a model's KV memory is laid out and what it may cost: the budget is decided here, once, before workers start.
+import { ServiceError } from '../../protocol/errors.ts';
+import { kvBytesPerToken } from '../../workers/messages.ts';
+import type { EngineShared, ModelShape, SlotLayout } from '../../workers/messages.ts';
+
+export interface MemoryOptions {
+  workers: number;
+  slots: number;
+  maxContext: number;
+  kvMemoryBytes: number;
+}
+
+/** Contexts are advised in multiples of this many tokens. */
+const CONTEXT_STEP = 64;
+
+/**
+ * Half of the slots are rows of decode ranges, half are homes where prompts are prefilled and conversations stay.
+ * Throws `invalid_request` naming the MAX_CONTEXT that fits when row and home of one full sequence exceed the budget.
+ */
+export function planLayout(shape: ModelShape, options: MemoryOptions): SlotLayout {
+  const { workers, slots, kvMemoryBytes } = options;
+  const maxLen = Math.min(options.maxContext, shape.maxPositions);
+  const bytes = kvBytesPerToken(shape);
+  const budgetTokens = Math.floor(kvMemoryBytes / bytes);
+  if (budgetTokens < 2 * maxLen) {
+    const fits = Math.floor(budgetTokens / 2 / CONTEXT_STEP) * CONTEXT_STEP;
+    const need = formatBytes(2 * maxLen * bytes);
+    throw new ServiceError(
+      'invalid_request',
+      `a context of ${maxLen} tokens needs ${need} of KV memory, but KV_MEMORY is ${formatBytes(kvMemoryBytes)}: ` +
+        (fits > 0 ? `set MAX_CONTEXT=${fits} or less, or raise KV_MEMORY` : 'raise KV_MEMORY'),
+    );
+  }
+  const rowsPerWorker = Math.max(1, Math.floor(slots / (2 * workers)));
+  const numSlots = Math.max(slots, 2 * rowsPerWorker * workers);
+  return { rowsPerWorker, numWorkers: workers, numSlots, maxLen, budgetTokens };
+}
+
+const loadLock = new SharedArrayBuffer(4);
+
+/** Reserves address space for all slots; no page is touched before a token is written to it. */
+export function allocateShared(shape: ModelShape, layout: SlotLayout, numFlags: number): EngineShared {
+  const slotBytes = shape.numKvHeads * layout.maxLen * shape.headDim * 4;
+  return {
+    kv: Array.from({ length: 2 * shape.numLayers }, () => new SharedArrayBuffer(layout.numSlots * slotBytes)),
+    flags: new SharedArrayBuffer(4 * numFlags),
+    owners: new SharedArrayBuffer(4 * layout.numSlots),
+    marks: new SharedArrayBuffer(4 * (layout.numSlots + 1)),
+    loadLock,
+  };
+}
+
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  const power = bytes < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
+  const value = bytes / 1024 ** power;
+  return `${Number.isInteger(value) ? value : value.toFixed(1)} ${units[power]}`;
+}

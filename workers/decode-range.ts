@@ -1,0 +1,242 @@
+// The rows one worker decodes together: contiguous slots [base, base + rows). A sequence joins at the end (its KV is
+// copied from its home), leaves by copying back what it generated, and the last row then fills the hole. Copies run
+// in slices between steps, so that no step waits long; rows that are not live meanwhile are decoded as dummies whose
+// single write lands where the copy will overwrite it or beyond what is valid.
+import { sliceTokens } from './kv/kv-memory.ts';
+import type { KvMemory } from './kv/kv-memory.ts';
+import type { Model } from './model/model.ts';
+import type { Outputs } from './outputs.ts';
+import type { Sequence } from './sequence.ts';
+
+/** How a sequence left its row: finished, handed to another worker with its KV in its home, or out of memory. */
+export type LeaveKind = 'done' | 'moved' | 'preempted';
+
+type RowState = 'joining' | 'live' | 'leaving' | 'hole';
+
+interface Row {
+  state: RowState;
+  sequence: Sequence | null;
+  /** Positions already copied by the move under way. */
+  copied: number;
+  /** A hole: the sequence whose row is being copied into it. */
+  source: Sequence | null;
+  kind: LeaveKind;
+}
+
+export class DecodeRange {
+  readonly numRows: number;
+  readonly #base: number;
+  readonly #kv: KvMemory;
+  readonly #onLeft: (sequence: Sequence, kind: LeaveKind) => void;
+  readonly #rows: Row[] = [];
+  readonly #joining: Sequence[] = [];
+  readonly #sliceTokens: number;
+  readonly #tokens: Int32Array;
+  readonly #past: Int32Array;
+
+  constructor(base: number, numRows: number, kv: KvMemory, onLeft: (sequence: Sequence, kind: LeaveKind) => void) {
+    this.numRows = numRows;
+    this.#base = base;
+    this.#kv = kv;
+    this.#onLeft = onLeft;
+    this.#sliceTokens = sliceTokens(kv);
+    this.#tokens = new Int32Array(numRows);
+    this.#past = new Int32Array(numRows);
+    for (let row = 0; row < numRows; row++) kv.claim(base + row);
+  }
+
+  /** Sequences here that are going to decode on: live rows and those still joining. */
+  get size(): number {
+    return this.#joining.length + this.#rows.reduce((n, row) => n + (row.state === 'live' ? 1 : 0), 0);
+  }
+
+  get numLive(): number {
+    return this.#rows.reduce((n, row) => n + (row.state === 'live' ? 1 : 0), 0);
+  }
+
+  /** Nothing to decode and nothing to copy. */
+  get isIdle(): boolean {
+    return this.#rows.length === 0 && this.#joining.length === 0;
+  }
+
+  /** Ids of all sequences that have not been given up through `onLeft`. */
+  get ids(): number[] {
+    return this.sequences().map((sequence) => sequence.id);
+  }
+
+  sequences(): Sequence[] {
+    return [...this.#rows.flatMap((row) => row.sequence ?? []), ...this.#joining];
+  }
+
+  /** Takes a sequence over; the KV of all its ids but the last is in its home. */
+  join(sequence: Sequence): void {
+    this.#kv.claim(sequence.home);
+    this.#joining.push(sequence);
+  }
+
+  /** Ends the live and joining sequences for which `ended` returns true (it has already told the client). */
+  reap(ended: (sequence: Sequence) => boolean): void {
+    for (const row of this.#rows) {
+      if (row.state === 'live' && ended(row.sequence!)) this.#leave(row, 'done');
+    }
+    for (let i = this.#joining.length - 1; i >= 0; i--) {
+      const sequence = this.#joining[i]!;
+      if (!ended(sequence)) continue;
+      this.#joining.splice(i, 1);
+      const row = this.#rows.find((candidate) => candidate.sequence === sequence);
+      if (row) this.#vacate(row);
+      this.#onLeft(sequence, 'done');
+    }
+  }
+
+  /** Sends `count` live sequences, the last rows first, back to their homes for another worker. */
+  release(count: number): number {
+    let released = 0;
+    for (let i = this.#rows.length - 1; i >= 0 && released < count; i--) {
+      const row = this.#rows[i]!;
+      if (row.state !== 'live' || !this.#kv.reserve(row.sequence!.home, row.sequence!.past)) continue;
+      this.#leave(row, 'moved');
+      released++;
+    }
+    return released;
+  }
+
+  /** One batched decode step. Returns the number of rows that ran. */
+  decode(model: Model, out: Outputs): number {
+    this.#preemptUnfundable();
+    const count = this.#rows.findLastIndex((row) => row.state === 'live') + 1;
+    if (count === 0) return 0;
+    for (let i = 0; i < count; i++) {
+      const row = this.#rows[i]!;
+      const live = row.state === 'live';
+      this.#tokens[i] = live ? row.sequence!.ids.at(-1)! : 0;
+      this.#past[i] = live || row.state === 'leaving' ? row.sequence!.past : row.copied;
+    }
+    this.#kv.assertOwned(this.#base, count);
+    const logits = model.decode(this.#base, count, this.#tokens, this.#past);
+    for (let i = 0; i < count; i++) {
+      const row = this.#rows[i]!;
+      if (row.state !== 'live') continue;
+      const sequence = row.sequence!;
+      const cause = sequence.accept(logits, i * model.vocabSize, out);
+      if (cause === null) continue;
+      out.end(sequence.id, cause);
+      this.#leave(row, 'done');
+    }
+    return count;
+  }
+
+  /** Runs copies for about `budgetMs`; returns the number of tokens moved. */
+  move(budgetMs: number): number {
+    const until = performance.now() + budgetMs;
+    let moved = 0;
+    for (;;) {
+      const tokens = this.#moveSlice();
+      if (tokens < 0) return moved;
+      moved += tokens;
+      if (performance.now() >= until) return moved;
+    }
+  }
+
+  /** One slice of the most urgent copy; -1 when there is nothing to copy. */
+  #moveSlice(): number {
+    const leaving = this.#rows.find((row) => row.state === 'leaving');
+    if (leaving) return this.#bringHome(leaving);
+    while (this.#rows.at(-1)?.state === 'hole') this.#rows.pop();
+    const hole = this.#rows.findIndex((row) => row.state === 'hole');
+    if (hole >= 0 && this.#rows.at(-1)!.state === 'live') {
+      const tokens = this.#fillHole(hole);
+      if (tokens >= 0) return tokens;
+    }
+    return this.#joinNext();
+  }
+
+  #bringHome(row: Row): number {
+    const sequence = row.sequence!;
+    const { home, past } = sequence;
+    if (row.kind === 'preempted' || !this.#kv.reserve(home, past)) {
+      this.#vacate(row);
+      this.#onLeft(sequence, row.kind);
+      return 0;
+    }
+    const from = sequence.homeLength;
+    const to = Math.min(past, from + this.#sliceTokens);
+    if (to > from) this.#kv.copy(this.#slot(row), home, from, to);
+    sequence.homeLength = Math.max(from, to);
+    if (to < past) return to - from;
+    this.#vacate(row);
+    this.#onLeft(sequence, row.kind);
+    return Math.max(0, to - from);
+  }
+
+  /** The last row goes on decoding while its past is copied; with the last slice it changes place. */
+  #fillHole(index: number): number {
+    const hole = this.#rows[index]!;
+    const last = this.#rows.at(-1)!;
+    const { past } = last.sequence!;
+    if (hole.source !== last.sequence) {
+      hole.source = last.sequence;
+      hole.copied = 0;
+    }
+    if (!this.#kv.reserve(this.#base + index, past + 1)) return -1;
+    const from = hole.copied;
+    const to = Math.min(past, from + this.#sliceTokens);
+    this.#kv.copy(this.#slot(last), this.#base + index, from, to);
+    hole.copied = to;
+    if (to === past) {
+      this.#rows[index] = last;
+      this.#rows.pop();
+    }
+    return to - from;
+  }
+
+  #joinNext(): number {
+    const sequence = this.#joining[0];
+    if (!sequence) return -1;
+    let row = this.#rows.find((candidate) => candidate.state === 'joining');
+    if (!row) {
+      if (this.#rows.length === this.numRows) return -1;
+      if (!this.#kv.reserve(this.#base + this.#rows.length, sequence.past + 1)) {
+        this.#joining.shift();
+        this.#onLeft(sequence, 'preempted');
+        return 0;
+      }
+      row = { state: 'joining', sequence, copied: 0, source: null, kind: 'done' };
+      this.#rows.push(row);
+    }
+    const from = row.copied;
+    const to = Math.min(sequence.past, from + this.#sliceTokens);
+    this.#kv.copy(sequence.home, this.#slot(row), from, to);
+    row.copied = to;
+    if (to === sequence.past) {
+      row.state = 'live';
+      this.#joining.shift();
+    }
+    return to - from;
+  }
+
+  /** A live row whose next token finds no memory within the budget gives its seat up and keeps its tokens. */
+  #preemptUnfundable(): void {
+    for (const [index, row] of this.#rows.entries()) {
+      if (row.state === 'live' && !this.#kv.reserve(this.#base + index, row.sequence!.past + 1)) {
+        this.#leave(row, 'preempted');
+      }
+    }
+  }
+
+  #leave(row: Row, kind: LeaveKind): void {
+    row.state = 'leaving';
+    row.kind = kind;
+  }
+
+  #vacate(row: Row): void {
+    row.state = 'hole';
+    row.sequence = null;
+    row.source = null;
+    row.copied = 0;
+  }
+
+  #slot(row: Row): number {
+    return this.#base + this.#rows.indexOf(row);
+  }
+}

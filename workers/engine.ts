@@ -1,0 +1,205 @@
+// The engine loop of one worker thread: drain → schedule → forward → sample → emit, one message to the main thread per
+// step. Worker 0 is the lead and owns a Scheduler; every worker owns a DecodeRange. Reading order: this file, then
+// scheduler.ts (who runs where) and decode-range.ts (how a batch is kept contiguous).
+import { randomInt } from 'node:crypto';
+import { receiveMessageOnPort } from 'node:worker_threads';
+import { ServiceError } from '../protocol/errors.ts';
+import { DecodeRange } from './decode-range.ts';
+import type { LeaveKind } from './decode-range.ts';
+import { KvMemory } from './kv/kv-memory.ts';
+import { Link } from './link.ts';
+import type { DecodeMessage, LeadMessage } from './link.ts';
+import { Ctl } from './messages.ts';
+import type { EngineGauges, EngineRequest, FromWorker, ToWorker, WorkerInit } from './messages.ts';
+import type { Model } from './model/model.ts';
+import { Outputs } from './outputs.ts';
+import { Scheduler } from './scheduler.ts';
+import { Sequence } from './sequence.ts';
+import type { SequenceContext } from './sequence.ts';
+import type { TextModel } from './text/text-model.ts';
+
+/** Copies between two decode steps may take this long. */
+const MOVE_BUDGET_MS = 2;
+const GAUGE_INTERVAL_MS = 100;
+
+export class Engine {
+  readonly #init: WorkerInit;
+  readonly #model: Model;
+  readonly #context: SequenceContext;
+  readonly #kv: KvMemory;
+  readonly #flags: Int32Array;
+  readonly #ctl: Int32Array;
+  readonly #out = new Outputs();
+  readonly #range: DecodeRange;
+  /** Lead only. */
+  readonly #scheduler: Scheduler | null;
+  /** Decode worker only: the line to the lead, which may be replaced. */
+  #lead: Link<DecodeMessage, LeadMessage> | null = null;
+  #seenMail = -1;
+  #lastGauges = 0;
+  #gauges = '';
+
+  constructor(init: WorkerInit, model: Model, text: TextModel) {
+    const { index, layout } = init;
+    this.#init = init;
+    this.#model = model;
+    this.#context = { text, vocabSize: model.vocabSize, maxLen: layout.maxLen };
+    this.#flags = new Int32Array(init.shared.flags);
+    this.#ctl = new Int32Array(init.ctl);
+    this.#kv = new KvMemory(init.model.shape, layout, init.shared, index, init.debugOwners);
+    const onLeft = (sequence: Sequence, kind: LeaveKind): void => this.#onLeft(sequence, kind);
+    this.#range = new DecodeRange(index * layout.rowsPerWorker, layout.rowsPerWorker, this.#kv, onLeft);
+    this.#scheduler = index === 0 ? new Scheduler(this.#kv, layout, this.#range, this.#context, this.#out) : null;
+  }
+
+  /** One round. Returns false when there was nothing to do: the caller may sleep until the mail counter moves. */
+  step(): boolean {
+    this.#drain();
+    this.#reap();
+    const { stats } = this.#out;
+    let started = performance.now();
+    stats.prefillTokens = this.#scheduler?.prefill(this.#model) ?? 0;
+    stats.prefillMs = performance.now() - started;
+
+    started = performance.now();
+    stats.batchSize = this.#range.decode(this.#model, this.#out);
+    stats.stepMs = performance.now() - started;
+    // First tokens and this step's tokens leave before any copying.
+    this.#post();
+
+    started = performance.now();
+    const moved = this.#range.move(MOVE_BUDGET_MS);
+    this.#out.stats.movedTokens += moved;
+    this.#out.stats.moveMs += performance.now() - started;
+    this.#scheduler?.balance();
+    if (!this.#out.isEmpty) this.#post();
+    this.#postGauges();
+    return !this.#range.isIdle || !(this.#scheduler?.isIdle ?? true);
+  }
+
+  /** The lead's view of all workers; null in a decode worker. */
+  get gauges(): EngineGauges | null {
+    return this.#scheduler?.gauges(this.#model.hookMisses) ?? null;
+  }
+
+  /** Mail counter as of the last drain: what `Atomics.wait` may sleep on. */
+  get seenMail(): number {
+    return this.#seenMail;
+  }
+
+  close(): void {
+    this.#scheduler?.close();
+    this.#lead?.close();
+  }
+
+  // --- messages in
+
+  #drain(): void {
+    const mail = Atomics.load(this.#ctl, Ctl.mail);
+    if (mail === this.#seenMail) return;
+    this.#seenMail = mail;
+    for (let item; (item = receiveMessageOnPort(this.#init.port));) this.#receive(item.message as ToWorker);
+    this.#scheduler?.receive();
+    for (let message; (message = this.#lead?.receive());) this.#obey(message);
+  }
+
+  #receive(message: ToWorker): void {
+    switch (message.op) {
+      case 'submit':
+        return this.#submit(message.request);
+      case 'attach':
+        return this.#scheduler!.attach(message.index, new Link(message.port, message.ctl));
+      case 'lost':
+        return this.#scheduler!.lost(message.index);
+      case 'forget':
+        return this.#scheduler!.forget(message.session);
+      case 'lead':
+        return this.#follow(new Link(message.port, message.ctl));
+    }
+  }
+
+  /** A (new) lead: tell it and the main thread what is here; what was not lent by it comes back to it all the same. */
+  #follow(lead: Link<DecodeMessage, LeadMessage>): void {
+    // What the old lead sent before it died still counts.
+    for (let message; (message = this.#lead?.receive());) this.#obey(message);
+    this.#lead?.close();
+    this.#lead = lead;
+    const held = this.#range.sequences().map(({ id, home }) => ({ id, home }));
+    lead.send({ op: 'inventory', held });
+    this.#send({ op: 'inventory', ids: held.map(({ id }) => id) });
+  }
+
+  #obey(message: LeadMessage): void {
+    if (message.op === 'lend') {
+      this.#range.join(new Sequence(message.sequence, this.#context));
+    } else this.#lead!.send({ op: 'recalled', count: this.#range.release(message.count) });
+  }
+
+  /** Renders and encodes the prompt. What is wrong with one request ends that request only. */
+  #submit(request: EngineRequest): void {
+    const { prompt, ...meta } = request;
+    try {
+      const { tokenIds, droppedMessages } =
+        prompt.kind === 'encoded' ? prompt : this.#context.text.encodePrompt(prompt, this.#context.maxLen - 1);
+      const seed = request.sampling.seed ?? randomInt(2 ** 47);
+      const start = { meta, ids: tokenIds, numPrompt: tokenIds.length, seed, home: -1, homeLength: 0 };
+      this.#scheduler!.submit(new Sequence(start, this.#context));
+      if (request.session !== '') this.#send({ op: 'prompt', id: request.id, tokenIds: Int32Array.from(tokenIds) });
+      this.#out.encoded(request.id, tokenIds.length, droppedMessages);
+    } catch (error) {
+      if (!(error instanceof ServiceError)) throw error;
+      this.#out.end(request.id, 'error', error.code, error.message);
+    }
+  }
+
+  // --- ends
+
+  #reap(): void {
+    const now = Date.now();
+    const ended = (sequence: Sequence, isWaiting = false): boolean => this.#endIfDue(sequence, now, isWaiting);
+    this.#scheduler?.reap(ended);
+    this.#range.reap(ended);
+  }
+
+  #endIfDue(sequence: Sequence, now: number, isWaiting: boolean): boolean {
+    const { id, flag, deadline, queueDeadline } = sequence.meta;
+    if (Atomics.load(this.#flags, flag) === 1) {
+      sequence.finish(this.#out);
+      this.#out.end(id, 'cancelled');
+    } else if (now > deadline) {
+      this.#out.end(id, 'error', 'deadline_exceeded', 'the deadline of the request has passed');
+    } else if (isWaiting && now > queueDeadline && sequence.numGenerated === 0) {
+      this.#out.end(id, 'error', 'queue_timeout', 'no slot became free in time');
+    } else return false;
+    return true;
+  }
+
+  #onLeft(sequence: Sequence, kind: LeaveKind): void {
+    if (this.#scheduler) this.#scheduler.left(sequence, kind);
+    else this.#lead!.send({ op: 'left', sequence: sequence.state(), kind });
+  }
+
+  // --- messages out
+
+  #post(): void {
+    const { stats } = this.#out;
+    if (this.#out.isEmpty && stats.batchSize === 0 && stats.prefillTokens === 0) return;
+    this.#send(this.#out.take());
+  }
+
+  #postGauges(): void {
+    const now = performance.now();
+    if (now - this.#lastGauges < GAUGE_INTERVAL_MS) return;
+    this.#lastGauges = now;
+    const { gauges } = this;
+    if (!gauges) return;
+    const text = JSON.stringify(gauges);
+    if (text === this.#gauges) return;
+    this.#gauges = text;
+    this.#send(gauges);
+  }
+
+  #send(message: FromWorker): void {
+    this.#init.port.postMessage(message);
+  }
+}

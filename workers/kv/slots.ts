@@ -1,0 +1,167 @@
+// The lead's table of home slots: the slots after all decode ranges. A sequence is prefilled in its home, decodes
+// in a row of some worker's range, and its KV comes back to the home at the end, where the next turn finds it.
+// Policy only (ids and marks, no tensors): the caller does the copying.
+
+export interface Resident {
+  tenant: string;
+  /** Session that wants it back, or ''. */
+  session: string;
+  /** Token ids whose KV the slot holds, from position 0. */
+  ids: number[];
+  lastUsed: number;
+  /** Copies out of it under way; it is neither evicted nor continued meanwhile. */
+  pins: number;
+}
+
+export interface PrefixHit {
+  slot: number;
+  /** Leading tokens whose KV can be reused. */
+  length: number;
+  /** Continue in that very slot instead of copying out of it. */
+  inPlace: boolean;
+}
+
+/** What the table must know of the KV memory. */
+export interface SlotBudget {
+  mark(slot: number): number;
+  reserve(slot: number, length: number): boolean;
+}
+
+/** A prefix shorter than this costs less to compute than to look after. */
+const MIN_PREFIX = 16;
+/** Tokens left to compute at least: a chunk of one token would take another kernel path and round differently. */
+const MIN_COMPUTED = 2;
+
+export class SlotTable {
+  readonly #first: number;
+  /** Index: slot - first. null = free; 'busy' = home of a sequence. */
+  readonly #slots: (Resident | 'busy' | null)[];
+  readonly #budget: SlotBudget;
+  #clock = 0;
+
+  constructor(first: number, count: number, budget: SlotBudget) {
+    this.#first = first;
+    this.#slots = Array.from({ length: count }, () => null);
+    this.#budget = budget;
+  }
+
+  get numBusy(): number {
+    return this.#slots.reduce((sum, slot) => sum + (slot === 'busy' ? 1 : 0), 0);
+  }
+
+  get numResident(): number {
+    return this.#slots.reduce((sum, slot) => sum + (slot !== null && slot !== 'busy' ? 1 : 0), 0);
+  }
+
+  /** The resident slot of this tenant with the longest common token prefix, if one is worth using. */
+  findPrefix(tenant: string, session: string, ids: readonly number[]): PrefixHit | null {
+    let best: PrefixHit | null = null;
+    for (const [index, slot] of this.#slots.entries()) {
+      if (slot === null || slot === 'busy' || slot.tenant !== tenant) continue;
+      const common = Math.min(commonPrefix(slot.ids, ids), ids.length - MIN_COMPUTED);
+      if (common < MIN_PREFIX || (best && common <= best.length)) continue;
+      // Used up in place: its own session goes on, or nobody wants the rest of it back.
+      const isItsOwn = slot.session === '' ? common >= slot.ids.length : slot.session === session;
+      const inPlace = isItsOwn && slot.pins === 0;
+      best = { slot: this.#first + index, length: common, inPlace };
+    }
+    return best;
+  }
+
+  /**
+   * A home for a sequence of `length` tokens: the free slot with the smallest sufficient mark, else a free one whose
+   * growth fits the budget, else the resident slot least worth keeping. Null when there is none now.
+   */
+  allocate(length: number): number | null {
+    const free = this.#candidates((slot) => slot === null);
+    const found =
+      this.#smallestSufficient(free, length) ??
+      [...free, ...this.#evictable()].find((slot) => this.#budget.reserve(slot, length)) ??
+      null;
+    if (found === null) return null;
+    this.#slots[found - this.#first] = 'busy';
+    return found;
+  }
+
+  /** Takes a resident slot over as a home. False when it is being copied from or its growth exceeds the budget. */
+  take(slot: number, length: number): boolean {
+    if (this.#resident(slot).pins > 0 || !this.#budget.reserve(slot, length)) return false;
+    this.#slots[slot - this.#first] = 'busy';
+    return true;
+  }
+
+  /** The sequence left; its KV stays for the next turn or for another prompt that begins alike. */
+  keep(slot: number, resident: Omit<Resident, 'lastUsed' | 'pins'>): void {
+    if (resident.session !== '') this.forget(resident.session);
+    this.#slots[slot - this.#first] = { ...resident, lastUsed: ++this.#clock, pins: 0 };
+  }
+
+  /** The sequence left and its KV is of no use. */
+  free(slot: number): void {
+    this.#slots[slot - this.#first] = null;
+  }
+
+  /** A decode worker that outlived the lead still holds this home. */
+  markBusy(slot: number): void {
+    this.#slots[slot - this.#first] = 'busy';
+  }
+
+  /** A copy out of this resident slot begins; it counts as used. */
+  pin(slot: number): void {
+    const resident = this.#resident(slot);
+    resident.pins++;
+    resident.lastUsed = ++this.#clock;
+  }
+
+  unpin(slot: number): void {
+    this.#resident(slot).pins--;
+  }
+
+  /** Drops the KV kept for a session; one that is being copied from only loses its name. */
+  forget(session: string): void {
+    for (const [index, slot] of this.#slots.entries()) {
+      if (!slot || slot === 'busy' || slot.session !== session) continue;
+      if (slot.pins > 0) slot.session = '';
+      else this.#slots[index] = null;
+    }
+  }
+
+  #resident(slot: number): Resident {
+    const resident = this.#slots[slot - this.#first];
+    if (!resident || resident === 'busy') throw new Error(`slot ${slot} is not resident`);
+    return resident;
+  }
+
+  #candidates(accept: (slot: Resident | 'busy' | null) => boolean): number[] {
+    return this.#slots.flatMap((slot, index) => (accept(slot) ? [index + this.#first] : []));
+  }
+
+  /** Resident slots, those nobody will ask for by name first, then the longest unused. */
+  #evictable(): number[] {
+    const worth = (slot: number): [number, number] => {
+      const resident = this.#slots[slot - this.#first] as Resident;
+      return [resident.session === '' ? 0 : 1, resident.lastUsed];
+    };
+    return this.#candidates((slot) => slot !== null && slot !== 'busy' && slot.pins === 0).sort((a, b) => {
+      const [kindA, usedA] = worth(a);
+      const [kindB, usedB] = worth(b);
+      return kindA - kindB || usedA - usedB;
+    });
+  }
+
+  #smallestSufficient(slots: number[], length: number): number | null {
+    let best: number | null = null;
+    for (const slot of slots) {
+      const mark = this.#budget.mark(slot);
+      if (mark >= length && (best === null || mark < this.#budget.mark(best))) best = slot;
+    }
+    return best;
+  }
+}
+
+export function commonPrefix(a: readonly number[], b: readonly number[]): number {
+  const end = Math.min(a.length, b.length);
+  let length = 0;
+  while (length < end && a[length] === b[length]) length++;
+  return length;
+}

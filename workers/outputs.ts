@@ -1,0 +1,88 @@
+// Collects the events of one step; the worker posts them as one StepOutput. Also the AnswerSink through which a
+// sequence's text pipeline speaks: `for(id)` aims it at a sequence.
+import { Ev, endReasons } from './messages.ts';
+import type { EndReason, StepOutput, StepStats } from './messages.ts';
+import type { ErrorCode } from '../protocol/errors.ts';
+import type { AnswerSink } from './text/answer-stream.ts';
+
+const noStats = (): StepStats => ({
+  batchSize: 0,
+  stepMs: 0,
+  prefillTokens: 0,
+  prefillMs: 0,
+  movedTokens: 0,
+  moveMs: 0,
+});
+
+export class Outputs implements AnswerSink {
+  stats: StepStats = noStats();
+  #events: (number | string)[] = [];
+  #sampledAtMs = 0;
+  #id = 0;
+  #token = -1;
+
+  get isEmpty(): boolean {
+    return this.#events.length === 0;
+  }
+
+  encoded(id: number, promptTokens: number, droppedMessages: number): void {
+    if (droppedMessages > 0) this.#events.push(Ev.Dropped, id, droppedMessages, '');
+    this.#events.push(Ev.Encoded, id, promptTokens, '');
+  }
+
+  prefill(id: number, cachedTokens: number): void {
+    this.#events.push(Ev.Prefill, id, cachedTokens, '');
+  }
+
+  /** Begins a token of this sequence: text that follows until `endToken` belongs to it. */
+  beginToken(id: number, tokenId: number): void {
+    this.#id = id;
+    this.#token = tokenId;
+    this.#sampledAtMs = performance.timeOrigin + performance.now();
+  }
+
+  /** A token that made no text certain is still counted. */
+  endToken(): void {
+    if (this.#token >= 0) this.#events.push(Ev.Token, this.#id, this.#token, '');
+    this.#token = -1;
+  }
+
+  /** Text held back until the end of this sequence has no token of its own. */
+  beginTail(id: number): void {
+    this.#id = id;
+    this.#token = -1;
+  }
+
+  text(text: string): void {
+    if (text === '') return;
+    if (this.#token >= 0) {
+      this.#events.push(Ev.Token, this.#id, this.#token, text);
+      this.#token = -1;
+    } else this.#events.push(Ev.Text, this.#id, 0, text);
+  }
+
+  toolBegin(index: number, name: string): void {
+    this.endToken();
+    this.#events.push(Ev.ToolBegin, this.#id, index, name);
+  }
+
+  toolDelta(index: number, text: string): void {
+    this.#events.push(Ev.ToolDelta, this.#id, index, text);
+  }
+
+  toolEnd(index: number): void {
+    this.#events.push(Ev.ToolEnd, this.#id, index, '');
+  }
+
+  end(id: number, reason: EndReason, code?: ErrorCode, message = ''): void {
+    this.#events.push(Ev.End, id, endReasons.indexOf(reason), code ? `${code}: ${message}` : '');
+  }
+
+  /** The step's message; the collector is empty afterwards. */
+  take(): StepOutput {
+    const output: StepOutput = { op: 'step', events: this.#events, sampledAtMs: this.#sampledAtMs, stats: this.stats };
+    this.#events = [];
+    this.stats = noStats();
+    return output;
+  }
+}

@@ -1,0 +1,137 @@
+// Prefill on the lead: which admitted sequence computes its next chunk, and how long that chunk is. Chunks are sized
+// by time from the measured rate, so that neither a running stream nor a cancel ever waits for more than one.
+import { sliceTokens } from './kv/kv-memory.ts';
+import type { KvMemory } from './kv/kv-memory.ts';
+import type { Model } from './model/model.ts';
+import type { Sequence } from './sequence.ts';
+
+/** A chunk may take this long when streams decode in the same worker, and this long when none does. */
+const SHARED_CHUNK_MS = 24;
+const ALONE_CHUNK_MS = 28;
+const MIN_CHUNK = 16;
+const MAX_CHUNK = 512;
+/** Every so many chunks the oldest prompt goes first, whatever its length: no prompt starves. */
+const OLDEST_EVERY = 4;
+
+interface Entry {
+  sequence: Sequence;
+  /** Ids whose KV is in the home. */
+  done: number;
+  /** Slot a prefix is still being copied from, or -1. */
+  copyFrom: number;
+  copied: number;
+}
+
+export interface ChunkResult {
+  sequence: Sequence;
+  numTokens: number;
+  /** Logits after the last id when the prompt is complete. */
+  logits: Float32Array | undefined;
+}
+
+export class Prefill {
+  readonly #kv: KvMemory;
+  readonly #entries: Entry[] = [];
+  readonly #onCopied: (slot: number) => void;
+  readonly #sliceTokens: number;
+  #usPerToken: number;
+  #chunks = 0;
+
+  /**
+   * `onCopied`: a prefix is no longer needed in the slot it was copied from.
+   * `usPerToken`: first guess of the prefill rate; every chunk corrects it.
+   */
+  constructor(kv: KvMemory, onCopied: (slot: number) => void, usPerToken = 500) {
+    this.#kv = kv;
+    this.#onCopied = onCopied;
+    this.#usPerToken = usPerToken;
+    this.#sliceTokens = sliceTokens(kv);
+  }
+
+  get size(): number {
+    return this.#entries.length;
+  }
+
+  get sequences(): Sequence[] {
+    return this.#entries.map((entry) => entry.sequence);
+  }
+
+  /** Expected time for these tokens at the measured rate. */
+  estimateMs(numTokens: number): number {
+    return (numTokens * this.#usPerToken) / 1000;
+  }
+
+  get pendingTokens(): number {
+    return this.#entries.reduce((sum, entry) => sum + entry.sequence.ids.length - entry.done, 0);
+  }
+
+  /** Admits a sequence into its home; the KV of its first `cached` ids is there, or is to be copied from `copyFrom`. */
+  add(sequence: Sequence, cached: number, copyFrom: number | null): void {
+    this.#kv.claim(sequence.home);
+    this.#entries.push({ sequence, done: cached, copyFrom: copyFrom ?? -1, copied: 0 });
+  }
+
+  /** Takes a sequence out; its home holds the KV of its first `homeLength` ids. */
+  remove(sequence: Sequence): void {
+    const index = this.#entries.findIndex((entry) => entry.sequence === sequence);
+    const entry = this.#entries.splice(index, 1)[0]!;
+    if (entry.copyFrom < 0) return;
+    sequence.homeLength = entry.copied;
+    this.#onCopied(entry.copyFrom);
+  }
+
+  /** Computes the next chunk. `shared`: other streams decode in this worker. */
+  step(model: Model, shared: boolean): ChunkResult | null {
+    const entry = this.#next();
+    if (!entry) return null;
+    const { sequence } = entry;
+    if (entry.copyFrom >= 0 && !this.#copyPrefix(entry)) return { sequence, numTokens: 0, logits: undefined };
+    const numTokens = this.#chunkLength(sequence.ids.length - entry.done, shared);
+    const isLast = entry.done + numTokens === sequence.ids.length;
+    this.#kv.assertOwned(sequence.home);
+    const started = performance.now();
+    const ids = sequence.ids.slice(entry.done, entry.done + numTokens);
+    const logits = model.prefill(sequence.home, ids, entry.done, isLast);
+    const us = ((performance.now() - started) * 1000) / numTokens;
+    // Short chunks carry the fixed cost of a run, so they count less.
+    this.#usPerToken += (us - this.#usPerToken) * (numTokens >= 64 ? 0.3 : 0.1);
+    entry.done += numTokens;
+    sequence.homeLength = entry.done;
+    if (isLast) this.remove(sequence);
+    return { sequence, numTokens, logits };
+  }
+
+  /** One slice of the prefix; true when all of it is there. */
+  #copyPrefix(entry: Entry): boolean {
+    const to = Math.min(entry.done, entry.copied + this.#sliceTokens);
+    this.#kv.copy(entry.copyFrom, entry.sequence.home, entry.copied, to);
+    entry.copied = to;
+    if (to < entry.done) return false;
+    this.#onCopied(entry.copyFrom);
+    entry.copyFrom = -1;
+    return true;
+  }
+
+  /** Latency class first, then the shortest remaining prompt, with a regular turn for the oldest. */
+  #next(): Entry | undefined {
+    if (this.#entries.length < 2) return this.#entries[0];
+    if (++this.#chunks % OLDEST_EVERY === 0) return this.#entries[0];
+    const remaining = (entry: Entry): number => entry.sequence.ids.length - entry.done;
+    const rank = (entry: Entry): number => classRank[entry.sequence.meta.class];
+    return this.#entries.reduce((best, entry) => {
+      const better = rank(entry) - rank(best) || remaining(entry) - remaining(best);
+      return better < 0 ? entry : best;
+    });
+  }
+
+  #chunkLength(remaining: number, shared: boolean): number {
+    const ms = shared ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
+    const fits = Math.floor((ms * 1000) / this.#usPerToken);
+    const length = Math.min(remaining, Math.max(MIN_CHUNK, Math.min(MAX_CHUNK, fits)));
+    // Never leave a single token: a chunk of one takes another kernel path and rounds differently.
+    return remaining - length === 1 ? length - 1 : length;
+  }
+}
+
+/** Order of service of the latency classes. */
+export const classRank = { voice: 0, ide: 1, chat: 2, batch: 3 } as const;

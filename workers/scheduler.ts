@@ -1,0 +1,298 @@
+// The lead's policy: who waits, who is admitted to a home slot, where a prefilled sequence decodes, and how load moves
+// between the lead's own range and the decode workers. It deals in ids, slots and counts, never in tensors.
+// So that prefill never stalls decoding, streams are lent away while much is to be prefilled and fetched back after.
+import type { DecodeRange, LeaveKind } from './decode-range.ts';
+import type { KvMemory } from './kv/kv-memory.ts';
+import { SlotTable } from './kv/slots.ts';
+import type { DecodeMessage, LeadMessage, Link } from './link.ts';
+import type { Model } from './model/model.ts';
+import type { EngineGauges, SlotLayout } from './messages.ts';
+import type { Outputs } from './outputs.ts';
+import { classRank, Prefill } from './prefill.ts';
+import { Sequence } from './sequence.ts';
+import type { SequenceContext } from './sequence.ts';
+
+/** Above this much pending prefill new streams go to decode workers, and above the second the own ones follow. */
+const BUSY_PREFILL_MS = 40;
+const LEND_ALL_PREFILL_MS = 60;
+/** Pause between two recalls, so that streams do not wander with every short prompt. */
+const RECALL_PAUSE_MS = 30;
+/** Prompts prefilled in turns at most; more wait, in order of class. */
+const MAX_PREFILLING = 8;
+
+interface DecodeWorker {
+  link: Link<LeadMessage, DecodeMessage>;
+  /** Home slots of the sequences lent to it, by request id. */
+  lent: Map<number, number>;
+  /** False until its inventory arrived. */
+  isKnown: boolean;
+  /** Recall under way. */
+  recalling: boolean;
+}
+
+export class Scheduler {
+  readonly #waiting: Sequence[] = [];
+  readonly #prefill: Prefill;
+  readonly #slots: SlotTable;
+  readonly #workers = new Map<number, DecodeWorker>();
+  readonly #kv: KvMemory;
+  readonly #layout: SlotLayout;
+  readonly #range: DecodeRange;
+  readonly #context: SequenceContext;
+  readonly #out: Outputs;
+  readonly #preempted = new Set<number>();
+  #lastRecall = 0;
+
+  constructor(kv: KvMemory, layout: SlotLayout, range: DecodeRange, context: SequenceContext, out: Outputs) {
+    this.#kv = kv;
+    this.#layout = layout;
+    this.#range = range;
+    this.#context = context;
+    this.#out = out;
+    const first = layout.rowsPerWorker * layout.numWorkers;
+    this.#slots = new SlotTable(first, layout.numSlots - first, kv);
+    this.#prefill = new Prefill(kv, (slot) => this.#slots.unpin(slot));
+    // One row and one home are backed in full from the start, so that any sequence can always run alone.
+    kv.reserve(0, layout.maxLen);
+    kv.reserve(first, layout.maxLen);
+  }
+
+  /** Nothing to compute; whatever changes that arrives by message. */
+  get isIdle(): boolean {
+    return this.#prefill.size === 0;
+  }
+
+  gauges(hookMisses: number): EngineGauges {
+    const lent = [...this.#workers.values()].reduce((sum, worker) => sum + worker.lent.size, 0);
+    return {
+      op: 'gauges',
+      waiting: this.#waiting.length,
+      running: this.#prefill.size + this.#range.size + lent,
+      residentSlots: this.#slots.numResident,
+      kvUsedTokens: this.#kv.usedTokens,
+      kvReservedBytes: this.#kv.usedTokens * this.#kv.bytesPerToken,
+      hookMisses,
+    };
+  }
+
+  // --- requests and decode workers
+
+  submit(sequence: Sequence): void {
+    this.#waiting.push(sequence);
+    this.#waiting.sort((a, b) => classRank[a.meta.class] - classRank[b.meta.class]);
+  }
+
+  forget(session: string): void {
+    this.#slots.forget(session);
+  }
+
+  attach(index: number, link: Link<LeadMessage, DecodeMessage>): void {
+    this.#workers.set(index, { link, lent: new Map(), isKnown: false, recalling: false });
+  }
+
+  /** A decode worker died: what it held is lost, and its homes hold nothing that can be trusted. */
+  lost(index: number): void {
+    const worker = this.#workers.get(index);
+    if (!worker) return;
+    this.#workers.delete(index);
+    for (const [id, home] of worker.lent) {
+      this.#out.end(id, 'error', 'worker_lost', 'the worker with this response died');
+      this.#slots.free(home);
+    }
+    worker.link.close();
+  }
+
+  receive(): void {
+    for (const worker of this.#workers.values()) {
+      for (let message; (message = worker.link.receive());) this.#handle(worker, message);
+    }
+  }
+
+  /** Ends what was cancelled or came too late among the sequences the lead itself holds, except those in its range. */
+  reap(ended: (sequence: Sequence, isWaiting: boolean) => boolean): void {
+    for (let i = this.#waiting.length - 1; i >= 0; i--) {
+      const sequence = this.#waiting[i]!;
+      if (!ended(sequence, true)) continue;
+      this.#waiting.splice(i, 1);
+      this.#preempted.delete(sequence.id);
+    }
+    for (const sequence of this.#prefill.sequences) {
+      if (!ended(sequence, false)) continue;
+      this.#prefill.remove(sequence);
+      this.#keep(sequence);
+    }
+  }
+
+  // --- one step
+
+  /** Admits what fits and computes one prefill chunk. Returns the tokens computed. */
+  prefill(model: Model): number {
+    this.#admit();
+    const chunk = this.#prefill.step(model, this.#range.numLive > 0);
+    if (!chunk) return 0;
+    const { sequence, logits } = chunk;
+    if (logits) {
+      const cause = sequence.accept(logits, 0, this.#out);
+      if (cause === null) this.#place(sequence);
+      else {
+        this.#out.end(sequence.id, cause);
+        this.#keep(sequence);
+      }
+    }
+    return chunk.numTokens;
+  }
+
+  /** A sequence left the lead's own range. */
+  left(sequence: Sequence, kind: LeaveKind): void {
+    this.#kv.claim(sequence.home);
+    if (kind === 'done') this.#keep(sequence);
+    else if (kind === 'preempted') this.#requeue(sequence);
+    else this.#place(sequence);
+  }
+
+  /** Moves streams between the own range and the decode workers when the load asks for it. */
+  balance(): void {
+    const others = this.#ready();
+    if (others.length === 0) return;
+    const own = this.#range.size;
+    const pendingMs = this.#pendingMs();
+    const room = (worker: DecodeWorker): number => this.#range.numRows - worker.lent.size;
+    if (pendingMs > LEND_ALL_PREFILL_MS) {
+      const space = others.reduce((sum, worker) => sum + Math.max(0, room(worker)), 0);
+      if (own > 0 && space > 0) this.#range.release(Math.min(own, space));
+      return;
+    }
+    if (this.#prefill.size > 0 || performance.now() - this.#lastRecall < RECALL_PAUSE_MS) return;
+    const fullest = others.reduce((a, b) => (b.lent.size > a.lent.size ? b : a));
+    const surplus = Math.floor((fullest.lent.size - own) / 2);
+    const space = this.#range.numRows - own;
+    if (surplus < 1 || space < 1 || fullest.recalling) return;
+    this.#lastRecall = performance.now();
+    fullest.recalling = true;
+    fullest.link.send({ op: 'recall', count: Math.min(surplus, space) });
+  }
+
+  /** Ends everything the lead holds, for shutdown. */
+  close(): void {
+    for (const worker of this.#workers.values()) worker.link.close();
+  }
+
+  // --- inner workings
+
+  #ready(): DecodeWorker[] {
+    return [...this.#workers.values()].filter((worker) => worker.isKnown);
+  }
+
+  #pendingMs(): number {
+    const waiting = this.#canAdmit() ? (this.#waiting[0]?.ids.length ?? 0) : 0;
+    return this.#prefill.estimateMs(this.#prefill.pendingTokens + waiting);
+  }
+
+  /** Rows of all workers that can take a sequence; admission never takes in more than can decode. */
+  #capacity(): number {
+    return this.#range.numRows * (1 + this.#ready().length);
+  }
+
+  #numRunning(): number {
+    return [...this.#workers.values()].reduce((n, worker) => n + worker.lent.size, this.#range.size);
+  }
+
+  #canAdmit(): boolean {
+    if (this.#prefill.size >= MAX_PREFILLING) return false;
+    if ([...this.#workers.values()].some((worker) => !worker.isKnown)) return false;
+    return this.#prefill.size + this.#numRunning() < this.#capacity();
+  }
+
+  #admit(): void {
+    while (this.#waiting.length > 0 && this.#canAdmit()) {
+      const sequence = this.#waiting[0]!;
+      // A preempted sequence comes back when it can have the fully backed row for itself.
+      const isAlone = this.#prefill.size === 0 && this.#range.isIdle;
+      if (this.#preempted.has(sequence.id) && !isAlone) return;
+      if (!this.#findHome(sequence)) return;
+      this.#waiting.shift();
+    }
+  }
+
+  #findHome(sequence: Sequence): boolean {
+    const { tenant, session } = sequence.meta;
+    const length = Math.min(this.#layout.maxLen, sequence.ids.length + 1);
+    const hit = this.#slots.findPrefix(tenant, session, sequence.ids);
+    if (hit?.inPlace && this.#slots.take(hit.slot, length)) {
+      sequence.home = hit.slot;
+      this.#start(sequence, hit.length, null);
+      return true;
+    }
+    if (hit) this.#slots.pin(hit.slot);
+    const home = this.#slots.allocate(length);
+    if (home !== null) {
+      sequence.home = home;
+      this.#start(sequence, hit?.length ?? 0, hit?.slot ?? null);
+      return true;
+    }
+    if (!hit) return false;
+    // The only slot left is the one with the prefix: use it up, unless others are copying from it.
+    this.#slots.unpin(hit.slot);
+    if (!this.#slots.take(hit.slot, length)) return false;
+    sequence.home = hit.slot;
+    this.#start(sequence, hit.length, null);
+    return true;
+  }
+
+  #start(sequence: Sequence, cached: number, copyFrom: number | null): void {
+    sequence.homeLength = cached;
+    this.#prefill.add(sequence, cached, copyFrom);
+    if (sequence.numGenerated === 0) this.#out.prefill(sequence.id, cached);
+  }
+
+  #place(sequence: Sequence): void {
+    if (this.#preempted.delete(sequence.id)) {
+      this.#range.join(sequence);
+      return;
+    }
+    const free = this.#ready().filter((worker) => worker.lent.size < this.#range.numRows);
+    const least = free.reduce<DecodeWorker | null>((a, b) => (a && a.lent.size <= b.lent.size ? a : b), null);
+    const isBusy = this.#pendingMs() > BUSY_PREFILL_MS;
+    const own = this.#range.size;
+    if (least && (isBusy || own >= this.#range.numRows || least.lent.size <= own)) this.#lend(least, sequence);
+    else this.#range.join(sequence);
+  }
+
+  #lend(worker: DecodeWorker, sequence: Sequence): void {
+    worker.lent.set(sequence.id, sequence.home);
+    worker.link.send({ op: 'lend', sequence: sequence.state() });
+  }
+
+  #handle(worker: DecodeWorker, message: DecodeMessage): void {
+    switch (message.op) {
+      case 'inventory':
+        for (const { id, home } of message.held) {
+          this.#slots.markBusy(home);
+          worker.lent.set(id, home);
+        }
+        worker.isKnown = true;
+        return;
+      case 'recalled':
+        worker.recalling = false;
+        return;
+      case 'left': {
+        worker.lent.delete(message.sequence.meta.id);
+        const sequence = new Sequence(message.sequence, this.#context);
+        this.left(sequence, message.kind);
+        return;
+      }
+    }
+  }
+
+  #requeue(sequence: Sequence): void {
+    this.#keep(sequence);
+    sequence.home = -1;
+    this.#preempted.add(sequence.id);
+    this.#waiting.unshift(sequence);
+  }
+
+  #keep(sequence: Sequence): void {
+    const { tenant, session } = sequence.meta;
+    this.#slots.keep(sequence.home, { tenant, session, ids: sequence.ids.slice(0, sequence.homeLength) });
+  }
+}

@@ -1,0 +1,112 @@
+// One request inside the engine: its growing token list, its text pipeline and its sampler. It lives in exactly one
+// worker at a time and moves between workers as plain data (`SequenceState`).
+import type { EngineRequest } from './messages.ts';
+import type { Outputs } from './outputs.ts';
+import { Sampler } from './sampling/sampler.ts';
+import { AnswerStream } from './text/answer-stream.ts';
+import type { AnswerState } from './text/answer-stream.ts';
+import type { TextModel } from './text/text-model.ts';
+
+export type RequestMeta = Omit<EngineRequest, 'prompt'>;
+
+/** A sequence on its way between workers. */
+export interface SequenceState {
+  meta: RequestMeta;
+  /** Prompt and answer so far; the KV of the last id is not computed yet while it decodes. */
+  ids: number[];
+  numPrompt: number;
+  seed: number;
+  answer: AnswerState;
+  /** Home slot that goes along with it. */
+  home: number;
+  /** Leading ids whose KV the home holds. */
+  homeLength: number;
+}
+
+/** What every sequence of one engine has in common. */
+export interface SequenceContext {
+  text: TextModel;
+  /** Width of a row of logits; at least the tokenizer's. */
+  vocabSize: number;
+  /** Positions of a slot. */
+  maxLen: number;
+}
+
+/** Why a sequence stops after a token; null goes on. */
+export type StopCause = 'stop' | 'length' | 'tool_calls' | null;
+
+export class Sequence {
+  readonly meta: RequestMeta;
+  readonly ids: number[];
+  readonly numPrompt: number;
+  home: number;
+  homeLength: number;
+  readonly #seed: number;
+  readonly #answer: AnswerStream;
+  readonly #sampler: Sampler;
+  readonly #eos: ReadonlySet<number>;
+  readonly #maxTokens: number;
+
+  /** A new sequence has no `answer` state yet. */
+  constructor(state: Omit<SequenceState, 'answer'> & { answer?: AnswerState }, context: SequenceContext) {
+    const { text, vocabSize, maxLen } = context;
+    const { meta, ids, numPrompt, seed } = state;
+    this.meta = meta;
+    this.ids = ids;
+    this.numPrompt = numPrompt;
+    this.home = state.home;
+    this.homeLength = state.homeLength;
+    this.#seed = seed;
+    const parseTools = meta.toolNames.length > 0;
+    const options = { stop: meta.sampling.stop, parseTools, toolNames: meta.toolNames };
+    this.#answer = new AnswerStream(text, options, state.answer);
+    this.#sampler = new Sampler(meta.sampling, seed, vocabSize, ids.slice(0, numPrompt), ids.slice(numPrompt));
+    this.#eos = text.eosTokenIds;
+    this.#maxTokens = Math.min(meta.sampling.maxTokens ?? Infinity, maxLen - numPrompt);
+  }
+
+  get id(): number {
+    return this.meta.id;
+  }
+
+  get numGenerated(): number {
+    return this.ids.length - this.numPrompt;
+  }
+
+  /** Tokens whose KV is in memory while it decodes: all but the last. */
+  get past(): number {
+    return this.ids.length - 1;
+  }
+
+  /** Samples the next token from a row of logits, appends it and says whether the answer is over. */
+  accept(logits: Float32Array, offset: number, out: Outputs): StopCause {
+    const token = this.#sampler.sample(logits, offset);
+    this.ids.push(token);
+    out.beginToken(this.id, token);
+    if (this.#eos.has(token) && !this.meta.sampling.ignoreEos) {
+      out.endToken();
+      this.#answer.finish(out);
+      return this.#answer.numToolCalls > 0 ? 'tool_calls' : 'stop';
+    }
+    const stopped = this.#answer.push(token, out);
+    out.endToken();
+    if (stopped) {
+      this.#answer.finish(out);
+      return 'stop';
+    }
+    if (this.numGenerated < this.#maxTokens) return null;
+    this.#answer.finish(out);
+    return this.#answer.numToolCalls > 0 ? 'tool_calls' : 'length';
+  }
+
+  /** Releases text still held back, for an end that no token brought about. */
+  finish(out: Outputs): void {
+    out.beginTail(this.id);
+    this.#answer.finish(out);
+  }
+
+  state(): SequenceState {
+    const { meta, ids, numPrompt, home, homeLength } = this;
+    return { meta, ids, numPrompt, seed: this.#seed, answer: this.#answer.snapshot(), home, homeLength };
+  }
+}

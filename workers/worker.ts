@@ -1,0 +1,32 @@
+// Entry of an engine worker: the endless Piscina task. It returns only when told to stop, since ending a thread inside
+// a run would abort the process; an exception here means "worker lost" to the main thread.
+import { Engine } from './engine.ts';
+import { Ctl } from './messages.ts';
+import type { FromWorker, WorkerInit } from './messages.ts';
+import { openModel } from './model/open-model.ts';
+import { TextModel } from './text/text-model.ts';
+
+/** Longest sleep of an idle worker; deadlines of waiting requests are seen at least this often. */
+const IDLE_MS = 200;
+
+export default async function run(init: WorkerInit): Promise<void> {
+  const started = performance.now();
+  const text = init.model.kind === 'fake' ? TextModel.bytes() : TextModel.load(init.model.textDir);
+  const model = await openModel(init.model, init.shared, init.layout, {
+    threads: init.threads,
+    role: init.index === 0 ? 'both' : 'decode',
+  });
+  const engine = new Engine(init, model, text);
+  const ctl = new Int32Array(init.ctl);
+  init.port.postMessage({ op: 'ready', index: init.index, loadMs: performance.now() - started } satisfies FromWorker);
+  while (Atomics.load(ctl, Ctl.stop) === 0) {
+    Atomics.add(ctl, Ctl.beats, 1);
+    Atomics.store(ctl, Ctl.busy, 1);
+    const isBusy = engine.step();
+    Atomics.store(ctl, Ctl.busy, 0);
+    if (!isBusy) Atomics.wait(ctl, Ctl.mail, engine.seenMail, IDLE_MS);
+  }
+  engine.close();
+  model.dispose();
+  init.port.close();
+}
