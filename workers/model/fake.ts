@@ -89,11 +89,6 @@ export function openFakeModel(compiled: CompiledModel, shared: EngineShared, lay
     return 0;
   }
 
-  const spend = (ms: number): void => {
-    const until = performance.now() + ms;
-    while (performance.now() < until);
-  };
-
   return {
     vocabSize,
     hookMisses: 0,
@@ -122,6 +117,12 @@ export function openFakeModel(compiled: CompiledModel, shared: EngineShared, lay
     },
     dispose() {},
   };
+}
+
+/** Holds the thread as a forward pass would. */
+function spend(ms: number): void {
+  const until = performance.now() + ms;
+  while (performance.now() < until);
 }
 
 /** 24 bits, exact in a float32. */
