@@ -14,6 +14,8 @@ export interface DrawParams {
 }
 
 const candidates = new Candidates();
+/** What top-p may keep, in order of id. */
+const nucleus = new Candidates();
 /** [vocab] exp((logit - max) / temperature) of the row being drawn from. */
 let weights = new Float64Array(0);
 
@@ -63,18 +65,7 @@ function drawFromBest(logits: Float32Array, offset: number, vocabSize: number, p
   let kept = values[0] ?? 0;
   let numKept = 1;
   while (numKept < size && kept < wanted && (values[numKept] ?? 0) >= params.minP) kept += values[numKept++] ?? 0;
-  let rest = u * kept;
-  for (let i = 0; i < numKept; i++) {
-    rest -= values[i] ?? 0;
-    if (rest < 0) return ids[i] ?? 0;
-  }
-  return lastOf(ids, values, numKept);
-}
-
-function lastOf(ids: Int32Array, values: Float64Array, size: number): number {
-  // Rounding left a crumb of u over: it belongs to the last token that can be drawn.
-  for (let i = size - 1; i > 0; i--) if ((values[i] ?? 0) > 0) return ids[i] ?? 0;
-  return ids[0] ?? 0;
+  return pick(ids, values, numKept, u * kept);
 }
 
 /** Without top-k: weigh all, and find the border of top-p without sorting all. */
@@ -90,7 +81,7 @@ function drawFromAll(logits: Float32Array, offset: number, vocabSize: number, pa
     weights[id] = weight;
     total += weight;
   }
-  if (params.topP < 1) total = keepNucleus(logits, offset, vocabSize, max, scale, params.topP * total, best);
+  if (params.topP < 1) return drawFromNucleus(logits, offset, vocabSize, params, max, total, u);
   if (params.minP > 0) total = keepAbove(vocabSize, params.minP);
   let rest = u * total;
   let last = best;
@@ -116,48 +107,78 @@ function keepAbove(vocabSize: number, minWeight: number): number {
 }
 
 /**
- * Zeroes the weights outside the smallest set of likeliest tokens whose weights reach `wanted`; returns the rest's
- * sum. Tokens are first counted into buckets by logit: all buckets above the border are in, all below are out, and
- * only the border's own bucket is put in order.
+ * Draws from the smallest set of likeliest tokens whose weights reach topP of the total. Three steps, each on fewer
+ * tokens than the one before: drop the tail that cannot matter, count the others into buckets by logit (all buckets
+ * above the border are in, all below are out), and put only the border's own bucket in order.
  */
-function keepNucleus(
+function drawFromNucleus(
   logits: Float32Array,
   offset: number,
   vocabSize: number,
+  params: DrawParams,
   max: number,
-  scale: number,
-  wanted: number,
-  best: number,
+  total: number,
+  u: number,
 ): number {
-  bucketMass.fill(0);
-  const fine = scale * BUCKETS_PER_UNIT;
+  // All tokens lighter than this weigh less than (1 - topP) of the total together, so topP is reached without them.
+  const floor = ((1 - params.topP) * total) / vocabSize;
+  nucleus.clear();
   for (let id = 0; id < vocabSize; id++) {
     const weight = weights[id] ?? 0;
-    if (weight === 0) continue;
-    const bucket = bucketOf((max - (logits[offset + id] ?? 0)) * fine);
-    bucketMass[bucket] = (bucketMass[bucket] ?? 0) + weight;
+    if (weight >= floor && weight > 0) nucleus.append(logits[offset + id] ?? 0, id);
   }
+  const { values, ids } = nucleus;
+  const fine = BUCKETS_PER_UNIT / params.temperature;
+  bucketMass.fill(0);
+  for (let i = 0; i < nucleus.size; i++) {
+    const bucket = bucketOf((max - (values[i] ?? 0)) * fine);
+    bucketMass[bucket] = (bucketMass[bucket] ?? 0) + (weights[ids[i] ?? 0] ?? 0);
+  }
+  const wanted = params.topP * total;
   let border = 0;
-  let above = 0;
-  while (border < NUM_BUCKETS - 1 && above + (bucketMass[border] ?? 0) < wanted) above += bucketMass[border++] ?? 0;
+  let reached = 0;
+  while (border < NUM_BUCKETS - 1 && reached + (bucketMass[border] ?? 0) < wanted) reached += bucketMass[border++] ?? 0;
   candidates.clear();
-  for (let id = 0; id < vocabSize; id++) {
-    if ((weights[id] ?? 0) === 0) continue;
-    const logit = logits[offset + id] ?? 0;
-    const bucket = bucketOf((max - logit) * fine);
-    if (bucket > border) weights[id] = 0;
-    else if (bucket === border) candidates.append(logit, id);
+  for (let i = 0; i < nucleus.size; i++) {
+    const value = values[i] ?? 0;
+    if (bucketOf((max - value) * fine) === border) candidates.append(value, ids[i] ?? 0);
   }
   candidates.heapify();
-  let kept = above;
-  while (candidates.size > 0 && (kept < wanted || kept === 0)) {
+  // The border lies at the last token taken: what is likelier, or as likely with a lower id, is in. Always one token.
+  let lastLogit = Infinity;
+  let lastId = 0;
+  while (candidates.size > 0 && (reached < wanted || lastLogit === Infinity)) {
     candidates.popBest();
-    kept += weights[candidates.ids[candidates.size] ?? best] ?? 0;
+    lastLogit = candidates.values[candidates.size] ?? 0;
+    lastId = candidates.ids[candidates.size] ?? 0;
+    reached += weights[lastId] ?? 0;
   }
-  for (let i = 0; i < candidates.size; i++) weights[candidates.ids[i] ?? 0] = 0;
-  return kept;
+  let kept = 0;
+  let numKept = 0;
+  for (let i = 0; i < nucleus.size; i++) {
+    const value = values[i] ?? 0;
+    const id = ids[i] ?? 0;
+    const weight = weights[id] ?? 0;
+    if (value < lastLogit || (value === lastLogit && id > lastId) || weight < params.minP) continue;
+    values[numKept] = weight;
+    ids[numKept++] = id;
+    kept += weight;
+  }
+  return pick(ids, values, numKept, u * kept);
 }
 
 function bucketOf(distance: number): number {
   return distance < NUM_BUCKETS - 1 ? distance | 0 : NUM_BUCKETS - 1;
+}
+
+/** The entry in which `rest` falls when the weights are laid end to end. */
+function pick(ids: Int32Array, entryWeights: Float64Array, size: number, rest: number): number {
+  let left = rest;
+  for (let i = 0; i < size; i++) {
+    left -= entryWeights[i] ?? 0;
+    if (left < 0) return ids[i] ?? 0;
+  }
+  // Rounding left a crumb over: it belongs to the last entry that can be drawn.
+  for (let i = size - 1; i > 0; i--) if ((entryWeights[i] ?? 0) > 0) return ids[i] ?? 0;
+  return ids[0] ?? 0;
 }
