@@ -123,9 +123,8 @@ export function createMetrics() {
     observer,
     contentType: registry.contentType,
 
-    /** The newest token of a response was written to a socket just now. */
-    onWrite(latencyClass: LatencyClass, sampledAtMs: number): void {
-      const delayMs = performance.timeOrigin + performance.now() - sampledAtMs;
+    /** A frame or event was written whose newest token was sampled so long ago. */
+    onDelay(latencyClass: LatencyClass, delayMs: number): void {
       tokenToWrite.observe({ class: latencyClass }, Math.max(0, delayMs) / 1000);
     },
 
@@ -158,7 +157,8 @@ export function createMetrics() {
   };
 }
 
-/** What a response writer calls after each write of new tokens. */
-export function observeWrite(metrics: Pick<Metrics, 'onWrite'>, response: Response): void {
-  if (response.lastTokenAtMs !== null) metrics.onWrite(response.class, response.lastTokenAtMs);
+/** What an HTTP writer calls after each write of new tokens. */
+export function observeWrite(metrics: Pick<Metrics, 'onDelay'>, response: Response): void {
+  if (response.lastTokenAtMs === null) return;
+  metrics.onDelay(response.class, performance.timeOrigin + performance.now() - response.lastTokenAtMs);
 }

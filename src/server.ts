@@ -18,7 +18,7 @@ export interface SocketEndpoint<U, C> {
   admit(headers: { origin: string; host: string; authorization: string }): U;
   open(transport: Transport, admitted: U): C;
   /** The bytes are only valid during the call. */
-  message(connection: C, bytes: Uint8Array, isBinary: boolean): void;
+  message(connection: C, bytes: ArrayBuffer, isBinary: boolean): void;
   drain(connection: C): void;
   /** The socket is gone; the transport must not be used any more. */
   close(connection: C, code: number): void;
@@ -193,7 +193,7 @@ function addStream<U, C>(
     },
     message(ws, bytes, isBinary) {
       const { connection } = ws.getUserData();
-      if (connection !== null) guard(ws, () => stream.message(connection, new Uint8Array(bytes), isBinary));
+      if (connection !== null) guard(ws, () => stream.message(connection, bytes, isBinary));
     },
     drain(ws) {
       const { connection } = ws.getUserData();

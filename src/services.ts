@@ -1,4 +1,5 @@
 // What request handlers need, bound together once in main.ts. Nothing here is made per request.
+import { ServiceError } from '../protocol/errors.ts';
 import type { KeyRing } from './auth/keys.ts';
 import type { OriginPolicy } from './auth/origin.ts';
 import type { EngineSet } from './engine/pool.ts';
@@ -23,4 +24,12 @@ export interface Services {
   /** Draining: running work goes on, new work is refused. */
   isDraining: boolean;
   connections(): { http: number; websocket: number };
+}
+
+/** When a client told to go away may come back: a restart from cached models takes about a second. */
+export const RESTART_RETRY_MS = 2000;
+
+/** What new work is answered while draining. */
+export function shuttingDown(): ServiceError {
+  return new ServiceError('shutting_down', 'The server is shutting down.', { retryAfterMs: RESTART_RETRY_MS });
 }

@@ -2,7 +2,6 @@
 // becomes a response, and the response's log is rendered in OpenAI's objects. Shapes: every chunk but the last has
 // finish_reason null, the first carries the role, the finishing one an empty delta, `[DONE]` ends a complete stream.
 import { createHash, randomUUID } from 'node:crypto';
-import { ServiceError } from '../../protocol/errors.ts';
 import type { FinishReason, Usage } from '../../protocol/messages.ts';
 import { readJson } from '../http/body.ts';
 import { errorBody } from '../http/errors.ts';
@@ -12,20 +11,17 @@ import { dataEvent, DONE_EVENT } from '../http/sse.ts';
 import { observeWrite } from '../metrics.ts';
 import type { EndEvent, LogEntry } from '../responses/response-log.ts';
 import type { Response } from '../responses/response.ts';
-import type { Services } from '../services.ts';
+import { shuttingDown, type Services } from '../services.ts';
 import { parseChatRequest } from './chat-request.ts';
 
 /** From this many answers at once small events are collected; below, every step is written. */
 const BUSY_RESPONSES = 4;
-const DRAIN_RETRY_MS = 2000;
 /** Changes with every start: the same seed gives the same text only while this stays. */
 const PROCESS_ID = randomUUID();
 
 export async function chatCompletions(exchange: Exchange, services: Services): Promise<void> {
   const caller = services.keys.callerOfHeader(exchange.header('authorization'));
-  if (services.isDraining) {
-    throw new ServiceError('shutting_down', 'The server is shutting down.', { retryAfterMs: DRAIN_RETRY_MS });
-  }
+  if (services.isDraining) throw shuttingDown();
   const request = parseChatRequest(await readJson(exchange));
   if (exchange.isOver) return;
   const response = services.responses.create(services.engines.find(request.model), caller, {

@@ -1,8 +1,8 @@
 // The web page, bundled into memory once and served from a map: there is no path from a request to the disk.
 // main.ts loads it at start; routes.ts asks it for every GET that is no endpoint.
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir, readFile } from 'node:fs/promises';
+import { extname, join } from 'node:path';
 import type { Exchange } from '../http/exchange.ts';
 import { bundlePage } from './bundle.ts';
 
@@ -42,6 +42,10 @@ export class StaticFiles {
     this.#files.set(path, { body, contentType, etag });
   }
 
+  has(path: string): boolean {
+    return this.#files.has(path);
+  }
+
   /** Answers GET or HEAD when there is such a file; false when there is none. */
   serve(exchange: Exchange): boolean {
     const file = this.#files.get(exchange.path === '/' ? '/index.html' : exchange.path);
@@ -57,24 +61,32 @@ export class StaticFiles {
   }
 }
 
+/** Loaded from the folder as they are, by their extension. */
+const CONTENT_TYPES: Record<string, string> = {
+  '.html': 'text/html; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.svg': 'image/svg+xml',
+  '.png': 'image/png',
+  '.ico': 'image/x-icon',
+  '.woff2': 'font/woff2',
+  '.webmanifest': 'application/manifest+json',
+};
+
 /**
- * Reads and bundles the page below `dir` (index.html, styles.css, main.ts). Never rejects: a page that is missing or
- * broken must not keep the API from starting, so it is replaced by one that says so, and `onProblem` hears why.
+ * Fills `files` with the page below `dir`: main.ts bundled as /main.js, everything with a known extension as it is.
+ * Never rejects: a page that is missing or broken must not keep the API from starting, so it is replaced by one that
+ * says so, and `onProblem` hears why.
  */
-export async function loadWebPage(dir: string, onProblem: (reason: string) => void): Promise<StaticFiles> {
-  const files = new StaticFiles();
+export async function loadWebPage(files: StaticFiles, dir: string, onProblem: (reason: string) => void): Promise<void> {
   try {
-    const [html, css, script] = await Promise.all([
-      readFile(join(dir, 'index.html')),
-      readFile(join(dir, 'styles.css')),
-      bundlePage(join(dir, 'main.ts')),
-    ]);
-    files.set('/index.html', 'text/html; charset=utf-8', html);
-    files.set('/styles.css', 'text/css; charset=utf-8', css);
-    files.set('/main.js', 'text/javascript; charset=utf-8', script);
+    files.set('/main.js', 'text/javascript; charset=utf-8', await bundlePage(join(dir, 'main.ts')));
+    for (const name of await readdir(dir)) {
+      const contentType = CONTENT_TYPES[extname(name)];
+      if (contentType !== undefined) files.set(`/${name}`, contentType, await readFile(join(dir, name)));
+    }
+    if (!files.has('/index.html')) throw new Error('index.html is missing');
   } catch (error) {
     onProblem((error as Error).message.split('\n')[0]!);
-    files.set('/index.html', 'text/html; charset=utf-8', Buffer.from(MISSING_PAGE));
+    files.set('/index.html', CONTENT_TYPES['.html']!, Buffer.from(MISSING_PAGE));
   }
-  return files;
 }

@@ -1,0 +1,133 @@
+// The server process: settings, start, signals, end. It never calls process.exit once engines exist: that aborts the
+// process while a thread is inside a run. Instead everything is stopped in order and the event loop runs empty.
+import packageJson from '../package.json' with { type: 'json' };
+import { startApp, type App } from './app.ts';
+import { ConfigError, describeConfig, helpText, loadConfig, type Config } from './config.ts';
+import { startEngines, type EngineSet } from './engine/pool.ts';
+import { createLog, type Log } from './log.ts';
+import { showProgress } from './progress.ts';
+import { ListenError } from './server.ts';
+import { loadWebPage } from './web/static-files.ts';
+import { CloseCode } from '../protocol/constants.ts';
+
+const EXIT_CONFIG = 2;
+/** After our own bug: enough to tell clients and end engines, not to wait for answers. */
+const BUG_DRAIN_MS = 1000;
+/** Time for a cooperative end once answers are over; after it the process is killed rather than left hanging. */
+const WATCHDOG_MS = 10_000;
+/** npm and the terminal may both deliver the same Ctrl-C. */
+const SAME_SIGNAL_MS = 400;
+/** Time for the last frames before the process kills itself. */
+const FATAL_FLUSH_MS = 200;
+
+function fail(message: string): void {
+  process.stderr.write(`tokenwire: ${message}\n`);
+  process.exitCode = EXIT_CONFIG;
+}
+
+function main(): void {
+  if (process.argv.slice(2).some((arg) => arg === '--help' || arg === '-h')) {
+    process.stdout.write(helpText());
+    return;
+  }
+  try {
+    run(loadConfig());
+  } catch (error) {
+    if (!(error instanceof ConfigError) && !(error instanceof ListenError)) throw error;
+    fail(error.message);
+  }
+}
+
+function run(config: Config): void {
+  const log = createLog(config.logLevel);
+  let engines: EngineSet | null = null;
+  const app = startApp(config, log, `tokenwire/${packageJson.version}`, () => {
+    engines = startEngines({ ...config, log, debugOwners: false });
+    return engines;
+  });
+  log.info(`tokenwire ${packageJson.version} listens on ${app.server.url} (${describeConfig(config)})`);
+  void loadWebPage(app.services.web, new URL('../clients/web', import.meta.url).pathname, (reason) =>
+    log.warn({ reason }, 'the chat page could not be built; the APIs are not affected'),
+  );
+  const shutdown = handleSignals(app, config, log);
+  watchEngines(app, engines!, config, log, shutdown);
+}
+
+type Shutdown = (drainMs: number, exitCode: number) => void;
+
+function watchEngines(app: App, engines: EngineSet, config: Config, log: Log, shutdown: Shutdown): void {
+  const startedAt = performance.now();
+  const hideProgress = showProgress(engines, log);
+  engines.onFatal = (reason) => {
+    log.fatal({ reason }, 'the engines cannot go on; the process ends and is started again by its parent');
+    app.sockets.goaway('worker_lost', 1000);
+    app.sockets.closeAll(CloseCode.restart, 'restart');
+    // An orderly end would wait for a thread that does not answer.
+    setTimeout(() => process.kill(process.pid, 'SIGKILL'), FATAL_FLUSH_MS);
+  };
+  engines.loaded.then(
+    () => {
+      hideProgress();
+      const names = engines.engines.map(({ model }) => model.id).join(', ');
+      log.info(`ready: ${names} on ${app.server.url} after ${Math.round(performance.now() - startedAt)} ms`);
+    },
+    (error: unknown) => {
+      hideProgress();
+      if (app.services.isDraining) return;
+      log.fatal({ reason: (error as Error).message }, `cannot load ${config.models.join(', ')}`);
+      shutdown(0, EXIT_CONFIG);
+    },
+  );
+}
+
+/** Returns what ends the process in order. A second call or signal hurries the first one. */
+function handleSignals(app: App, config: Config, log: Log): Shutdown {
+  let hurry: (() => void) | null = null;
+  let lastSignalAt = -Infinity;
+  const shutdown: Shutdown = (drainMs, exitCode) => {
+    if (hurry) {
+      hurry();
+      return;
+    }
+    process.exitCode = exitCode;
+    const hurried = new Promise<void>((resolve) => {
+      hurry = resolve;
+    });
+    setTimeout(() => process.kill(process.pid, 'SIGKILL'), drainMs + WATCHDOG_MS).unref();
+    app.stop(drainMs, hurried).then(
+      () => log.info('stopped'),
+      (error: unknown) => {
+        log.fatal({ err: error }, 'the end failed because of a bug');
+        process.kill(process.pid, 'SIGKILL');
+      },
+    );
+  };
+  const onSignal = (signal: NodeJS.Signals): void => {
+    const now = performance.now();
+    const isSame = now - lastSignalAt < SAME_SIGNAL_MS;
+    lastSignalAt = now;
+    if (isSame) return;
+    const { active } = app.services.responses;
+    if (hurry) log.info(`${signal} again: ending ${active} running answers`);
+    else log.info(`${signal}: draining, ${active} running answers get ${config.drainTimeoutMs / 1000} s`);
+    shutdown(config.drainTimeoutMs, 0);
+  };
+  process.on('SIGTERM', onSignal);
+  process.on('SIGINT', onSignal);
+  process.on('SIGHUP', onSignal);
+  const onBug = (error: unknown): void => {
+    log.fatal({ err: error }, 'an unexpected error: the process ends');
+    process.exitCode = 1;
+    if (!hurry) shutdown(BUG_DRAIN_MS, 1);
+  };
+  process.on('uncaughtException', onBug);
+  process.on('unhandledRejection', onBug);
+  // Started by the supervisor: if it is killed, nobody is left to end this process.
+  process.on('disconnect', () => {
+    if (!hurry) shutdown(config.drainTimeoutMs, 0);
+  });
+  process.channel?.unref();
+  return shutdown;
+}
+
+main();
