@@ -112,6 +112,11 @@ export class ResponseStream implements AsyncIterable<string> {
     return this.#firstTextAtMs === null ? null : this.#firstTextAtMs - this.#startedAtMs;
   }
 
+  /** Since sending, milliseconds. */
+  get elapsedMs(): number {
+    return performance.now() - this.#startedAtMs;
+  }
+
   get isEnded(): boolean {
     return this.#end !== null;
   }

@@ -1,0 +1,42 @@
+// What an empty chat shows: what the model is, and questions to begin with.
+import type { ModelInfo } from '../index.ts';
+import { element } from './dom.ts';
+
+const examples = [
+  { language: 'en', text: 'What is the capital of France?' },
+  { language: 'zh', text: '为什么天空是蓝色的？' },
+  { language: 'en', text: 'Write a short poem about the sea.' },
+  { language: 'zh', text: '用三句话介绍一下你自己。' },
+];
+
+/** Sends an example when it is chosen. */
+export function emptyView(model: ModelInfo | null, send: (text: string) => void): HTMLElement {
+  const list = examples.map(({ language, text }) =>
+    element(
+      'li',
+      {},
+      element(
+        'button',
+        { class: 'example', attributes: { type: 'button', lang: language }, on: { click: () => send(text) } },
+        text,
+      ),
+    ),
+  );
+  return element(
+    'div',
+    { class: 'empty' },
+    element('h2', { class: 'empty-title' }, 'Ask something'),
+    element('p', { class: 'empty-note' }, model === null ? '' : modelNote(model)),
+    element('ul', { class: 'examples', attributes: { 'aria-label': 'Examples' } }, ...list),
+  );
+}
+
+/** One plain sentence on what to expect. The built-in model must not pass for more than it is. */
+export function modelNote(model: ModelInfo): string {
+  if (isBuiltIn(model)) return 'The built-in model is tiny (26M parameters): quick, and often wrong.';
+  return model.note;
+}
+
+export function isBuiltIn(model: ModelInfo): boolean {
+  return model.id.includes('minimind2-small');
+}

@@ -1,0 +1,131 @@
+// One question with its answer. The line above the answer carries speed and buttons, so that nothing below growing
+// text ever moves; the text is a single text node that only grows.
+import type { Turn } from './chat.ts';
+import { element, iconButton, setIconButton } from './dom.ts';
+import { icon } from './icons.ts';
+
+const COPIED_MS = 1500;
+
+export interface TurnActions {
+  regenerate(): void;
+}
+
+export class TurnView {
+  readonly root: HTMLElement;
+  readonly #turn: Turn;
+  readonly #text = document.createTextNode('');
+  readonly #answer: HTMLElement;
+  readonly #stats = element('span', { class: 'turn-stats' });
+  readonly #notice = element('p', { class: 'turn-notice', attributes: { role: 'status' } });
+  readonly #copy: HTMLButtonElement;
+  readonly #again: HTMLButtonElement;
+  readonly #retry: HTMLButtonElement;
+  #isLast = false;
+
+  constructor(turn: Turn, modelName: string, actions: TurnActions) {
+    this.#turn = turn;
+    this.#copy = iconButton(icon('copy'), 'Copy answer', () => void this.#copyAnswer());
+    this.#again = iconButton(icon('again'), 'Answer again', () => actions.regenerate());
+    this.#retry = element(
+      'button',
+      { class: 'text-button', attributes: { type: 'button' }, on: { click: () => actions.regenerate() } },
+      'Try again',
+    );
+    this.#answer = element(
+      'div',
+      { class: 'answer-text', attributes: { 'aria-live': 'polite', dir: 'auto', 'data-role': 'answer' } },
+      this.#text,
+    );
+    const byline = element(
+      'div',
+      { class: 'turn-line' },
+      element('span', { class: 'turn-model' }, modelName),
+      this.#stats,
+      element('span', { class: 'turn-buttons' }, this.#copy, this.#again),
+    );
+    const question = element(
+      'div',
+      { class: 'question', attributes: { dir: 'auto', 'data-role': 'question' } },
+      turn.question,
+    );
+    this.root = element('section', { class: 'turn' }, question, byline, this.#answer, this.#notice);
+    this.update();
+  }
+
+  /** Only the last answer can be made again. */
+  set isLast(isLast: boolean) {
+    this.#isLast = isLast;
+    this.#updateButtons();
+  }
+
+  /** Brings the DOM up to the turn's state: call once per frame. */
+  update(): void {
+    const { answer, state, stats, notice } = this.#turn;
+    const shown = this.#text.data;
+    if (answer.length >= shown.length && answer.startsWith(shown)) {
+      if (answer.length > shown.length) this.#text.appendData(answer.slice(shown.length));
+    } else {
+      this.#text.data = answer;
+    }
+    const isRunning = state === 'running';
+    // Screen readers hear an answer when it is complete, not each of its words.
+    this.#answer.setAttribute('aria-busy', String(isRunning));
+    this.root.dataset['state'] = state;
+    this.#stats.textContent = statsText(this.#turn);
+    this.#stats.title =
+      stats === null ? '' : 'Tokens per second after the first, time from sending to the first text, tokens';
+    if (notice === null) this.#notice.replaceChildren();
+    else if (state === 'failed') this.#notice.replaceChildren(`${notice} `, ...(this.#isLast ? [this.#retry] : []));
+    else this.#notice.textContent = notice;
+    this.#updateButtons();
+  }
+
+  #updateButtons(): void {
+    const isRunning = this.#turn.state === 'running';
+    this.#copy.disabled = isRunning || this.#turn.answer === '';
+    this.#again.disabled = isRunning || !this.#isLast;
+    this.#again.hidden = !this.#isLast;
+  }
+
+  async #copyAnswer(): Promise<void> {
+    const hasCopied = await copyText(this.#turn.answer);
+    setIconButton(
+      this.#copy,
+      icon(hasCopied ? 'check' : 'close'),
+      hasCopied ? 'Copied' : 'Copying is not allowed here',
+    );
+    setTimeout(() => setIconButton(this.#copy, icon('copy'), 'Copy answer'), COPIED_MS);
+  }
+}
+
+function statsText(turn: Turn): string {
+  const { stats, state } = turn;
+  if (stats === null) return state === 'running' ? 'waiting for the first token' : '';
+  const parts: string[] = [];
+  if (stats.tokensPerSecond !== null) parts.push(`${formatRate(stats.tokensPerSecond)} tok/s`);
+  if (stats.firstTextMs !== null) parts.push(`first ${Math.round(stats.firstTextMs)} ms`);
+  parts.push(`${stats.numTokens} ${stats.numTokens === 1 ? 'token' : 'tokens'}`);
+  return parts.join(' · ');
+}
+
+function formatRate(rate: number): string {
+  return rate >= 10 ? String(Math.round(rate)) : rate.toFixed(1);
+}
+
+/** The clipboard API exists only on https and localhost; elsewhere a selection has to do. */
+async function copyText(text: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = element('textarea', { class: 'off-screen' });
+    area.value = text;
+    document.body.append(area);
+    const focused = document.activeElement;
+    area.select();
+    const hasCopied = document.execCommand('copy');
+    area.remove();
+    if (focused instanceof HTMLElement) focused.focus();
+    return hasCopied;
+  }
+}
