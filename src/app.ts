@@ -119,7 +119,7 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
     while (responses.active > 0 && performance.now() < deadline) await sleep(DRAIN_POLL_MS);
     if (responses.active > 0) {
       const ended = responses.cancelAll('shutting_down', 'The server is shutting down.');
-      await Promise.race([ended, sleep(CANCEL_WAIT_MS)]);
+      await Promise.race([ended, sleep(CANCEL_WAIT_MS, undefined, { ref: false })]);
     }
     responses.publish();
     sockets.closeAll(CloseCode.restart, 'restart');
