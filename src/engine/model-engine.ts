@@ -218,6 +218,7 @@ export class ModelEngine implements Engine {
     const now = Date.now();
     this.#deaths = [...this.#deaths.filter((at) => now - at < DEATH_WINDOW_MS), now];
     if (this.#deaths.length > MAX_DEATHS) {
+      this.#client!.fail(this.#client!.activeIds, new ServiceError('worker_lost', 'the workers keep dying'));
       this.onFatal?.(`engine workers died ${this.#deaths.length} times in a minute, last: ${reason}`);
       return;
     }

@@ -1,0 +1,96 @@
+import { describe, expect, it } from 'vitest';
+import { SlotTable } from '../../../workers/kv/slots.ts';
+
+/** Marks without memory: slot → tokens ever written, under a budget for their sum. */
+function budget(total: number) {
+  const marks = new Map<number, number>();
+  return {
+    mark: (slot: number) => marks.get(slot) ?? 0,
+    reserve(slot: number, length: number) {
+      const used = [...marks.values()].reduce((a, b) => a + b, 0);
+      const growth = Math.max(0, length - (marks.get(slot) ?? 0));
+      if (used + growth > total) return false;
+      marks.set(slot, Math.max(length, marks.get(slot) ?? 0));
+      return true;
+    },
+  };
+}
+
+const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);
+
+describe('SlotTable', () => {
+  it('takes the free slot with the smallest sufficient mark', () => {
+    const memory = budget(10_000);
+    memory.reserve(4, 1000);
+    memory.reserve(5, 200);
+    const table = new SlotTable(4, 3, memory);
+    expect(table.allocate(150)).toBe(5);
+    expect(table.allocate(150)).toBe(4);
+    expect(table.allocate(150)).toBe(6);
+    expect(table.allocate(1)).toBe(null);
+    expect(table.numBusy).toBe(3);
+  });
+
+  it('admits nothing whose growth exceeds the budget', () => {
+    const table = new SlotTable(0, 4, budget(100));
+    expect(table.allocate(80)).toBe(0);
+    expect(table.allocate(40)).toBe(null);
+    expect(table.allocate(20)).toBe(1);
+  });
+
+  it('evicts resident slots nobody asks for by name first, then the longest unused', () => {
+    const table = new SlotTable(0, 3, budget(1000));
+    for (let i = 0; i < 3; i++) table.allocate(10);
+    table.keep(0, { tenant: 't', session: 's', ids: range(0, 10) });
+    table.keep(1, { tenant: 't', session: '', ids: range(100, 110) });
+    table.keep(2, { tenant: 't', session: '', ids: range(200, 210) });
+    expect(table.numResident).toBe(3);
+    expect([table.allocate(10), table.allocate(10), table.allocate(10)]).toEqual([1, 2, 0]);
+  });
+
+  it('finds the longest common prefix of the same tenant and leaves two tokens to compute', () => {
+    const table = new SlotTable(0, 3, budget(1000));
+    for (let i = 0; i < 3; i++) table.allocate(10);
+    table.keep(0, { tenant: 'a', session: '', ids: range(0, 30) });
+    table.keep(1, { tenant: 'a', session: '', ids: range(0, 50) });
+    table.keep(2, { tenant: 'b', session: '', ids: range(0, 90) });
+    expect(table.findPrefix('a', '', range(0, 80))).toEqual({ slot: 1, length: 50, inPlace: true });
+    expect(table.findPrefix('a', '', range(0, 40))).toEqual({ slot: 1, length: 38, inPlace: false });
+    expect(table.findPrefix('c', '', range(0, 40))).toBe(null);
+    expect(table.findPrefix('a', '', range(0, 10))).toBe(null);
+  });
+
+  it('continues in place only for the session that left the slot', () => {
+    const table = new SlotTable(0, 2, budget(1000));
+    table.allocate(50);
+    table.keep(0, { tenant: 'a', session: 's1', ids: range(0, 40) });
+    expect(table.findPrefix('a', 's1', range(0, 60))?.inPlace).toBe(true);
+    expect(table.findPrefix('a', 's2', range(0, 60))?.inPlace).toBe(false);
+  });
+
+  it('neither evicts nor takes over a slot that is being copied from', () => {
+    const table = new SlotTable(0, 1, budget(1000));
+    table.allocate(50);
+    table.keep(0, { tenant: 'a', session: '', ids: range(0, 40) });
+    table.pin(0);
+    expect(table.allocate(10)).toBe(null);
+    expect(table.take(0, 10)).toBe(false);
+    table.unpin(0);
+    expect(table.take(0, 10)).toBe(true);
+  });
+
+  it('forgets a session, but not under a copy', () => {
+    const table = new SlotTable(0, 2, budget(1000));
+    table.allocate(50);
+    table.keep(0, { tenant: 'a', session: 's', ids: range(0, 40) });
+    table.pin(0);
+    table.forget('s');
+    expect(table.numResident).toBe(1);
+    table.unpin(0);
+    expect(table.findPrefix('a', 's', range(0, 60))).toMatchObject({ slot: 0 });
+    table.take(0, 10);
+    table.keep(0, { tenant: 'a', session: 's', ids: range(0, 40) });
+    table.forget('s');
+    expect(table.numResident).toBe(0);
+  });
+});
