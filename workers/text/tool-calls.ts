@@ -17,6 +17,8 @@ export interface ToolCallState {
   /** Generated text not passed on yet: a call that may still become complete, or what could begin one. */
   held: string;
   numCalls: number;
+  /** Nothing but white space was generated since the last call. */
+  isAfterCall: boolean;
 }
 
 const OPEN = '<tool_call>';
@@ -26,8 +28,7 @@ const spaces = ' \t\n\r';
 /** An opened call: how far it was read and what it consists of so far. Rebuilt from the held text after a move. */
 interface OpenCall {
   scanner: JsonScanner;
-  /** Position in the held text of the opening tag, of the JSON object's '{', and after its '}'. 0: not yet. */
-  tag: number;
+  /** Positions in the held text of the JSON object's '{', and after its '}'. 0: not yet. */
   objectStart: number;
   objectEnd: number;
   /** Next unit of the held text to read. */
@@ -39,12 +40,14 @@ export class ToolCallParser {
   readonly #names: ReadonlySet<string> | null;
   #held = '';
   #numCalls: number;
+  #isAfterCall: boolean;
   #open: OpenCall | null = null;
 
   /** names: only these functions are calls, others stay text; null accepts all. */
   constructor(names: readonly string[] | null, state?: ToolCallState) {
     this.#names = names === null ? null : new Set(names);
     this.#numCalls = state?.numCalls ?? 0;
+    this.#isAfterCall = state?.isAfterCall ?? false;
     if (state !== undefined && state.held !== '') this.push(state.held, ignore);
   }
 
@@ -72,12 +75,12 @@ export class ToolCallParser {
     }
     this.#open = null;
     // White space after the last call is how models end a call, not an answer.
-    if (this.#held !== '' && !(this.#numCalls > 0 && this.#held.trim() === '')) out.text(this.#held);
+    if (!this.#isBlankAfterCall(this.#held)) this.#pass(this.#held.length, out);
     this.#held = '';
   }
 
   snapshot(): ToolCallState {
-    return { held: this.#held, numCalls: this.#numCalls };
+    return { held: this.#held, numCalls: this.#numCalls, isAfterCall: this.#isAfterCall };
   }
 
   /** Passes on text up to the next opening tag; false when there is none yet. */
@@ -89,19 +92,27 @@ export class ToolCallParser {
       let end = held.length - partialEnd(held, OPEN);
       if (held[end - 1] === '\n') end--;
       // After a call, white space belongs to the next call if one follows.
-      if (this.#numCalls > 0 && held.slice(0, end).trim() === '') return false;
-      this.#held = held.slice(end);
-      if (end > 0) out.text(held.slice(0, end));
+      if (!this.#isBlankAfterCall(held.slice(0, end))) this.#pass(end, out);
       return false;
     }
     const before = held[tag - 1] === '\n' ? tag - 1 : tag;
-    const isBetweenCalls = this.#numCalls > 0 && held.slice(0, before).trim() === '';
-    const from = isBetweenCalls ? 0 : before;
-    if (from > 0) out.text(held.slice(0, from));
-    this.#held = held.slice(from);
+    const from = this.#isBlankAfterCall(held.slice(0, before)) ? 0 : before;
+    this.#pass(from, out);
     const at = tag - from + OPEN.length;
-    this.#open = { scanner: new JsonScanner(), tag: tag - from, objectStart: 0, objectEnd: 0, at, call: null };
+    this.#open = { scanner: new JsonScanner(), objectStart: 0, objectEnd: 0, at, call: null };
     return true;
+  }
+
+  #isBlankAfterCall(text: string): boolean {
+    return this.#isAfterCall && text.trim() === '';
+  }
+
+  /** The first units of the held text are text of the answer. */
+  #pass(end: number, out: AnswerSink): void {
+    if (end === 0) return;
+    out.text(this.#held.slice(0, end));
+    this.#held = this.#held.slice(end);
+    this.#isAfterCall = false;
   }
 
   /** Reads on in the open call. True when it ended, one way or the other, and the rest is to be searched. */
@@ -136,8 +147,7 @@ export class ToolCallParser {
    * full of tags costs linear time; a real call after broken JSON is found all the same.
    */
   #giveUp(end: number, out: AnswerSink): true {
-    out.text(this.#held.slice(0, end));
-    this.#held = this.#held.slice(end);
+    this.#pass(end, out);
     this.#open = null;
     return true;
   }
@@ -160,6 +170,7 @@ export class ToolCallParser {
 
   #report(call: { name: string; argumentsText: string }, out: AnswerSink): void {
     const index = this.#numCalls++;
+    this.#isAfterCall = true;
     out.toolBegin(index, call.name);
     out.toolDelta(index, call.argumentsText);
     out.toolEnd(index);
