@@ -64,7 +64,7 @@ export class App {
     if (state.state !== 'open') return;
     const model = this.#client.models[0];
     const context = model === undefined ? '' : `${model.contextLength.toLocaleString('en')}-token context`;
-    const kind = model !== undefined && isBuiltIn(model) ? 'tiny built-in model' : '';
+    const kind = model !== undefined && isBuiltIn(model) ? 'tiny, built in' : '';
     this.#model.replaceChildren(
       element('strong', {}, model?.id ?? 'no model'),
       element('span', { class: 'model-more' }, [context, kind].filter((part) => part !== '').join(' · ')),
@@ -134,12 +134,12 @@ export class App {
         tab = element(
           'button',
           { class: 'tab', attributes: { type: 'button' }, on: { click: () => this.#switchTo(index) } },
-          element('span', { class: 'activity', attributes: { 'aria-hidden': true } }),
           element('span', { class: 'tab-title' }),
+          element('span', { class: 'activity', attributes: { 'aria-hidden': true } }),
         );
         this.#tabs.append(tab);
       }
-      const title = tab.lastElementChild as HTMLElement;
+      const title = tab.firstElementChild as HTMLElement;
       if (title.textContent !== chat.title) title.textContent = chat.title;
       tab.dataset['running'] = String(chat.running !== null);
       tab.setAttribute('aria-current', String(index === this.#active));

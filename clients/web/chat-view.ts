@@ -39,8 +39,8 @@ export class ChatView {
     const head = element(
       'header',
       { class: 'pane-head' },
-      element('span', { class: 'activity', attributes: { 'aria-hidden': true } }),
       this.#title,
+      element('span', { class: 'activity', attributes: { 'aria-hidden': true } }),
       iconButton(icon('tune'), 'Chat settings', () => actions.settings()),
       iconButton(icon('close'), 'Close chat', () => actions.close()),
     );

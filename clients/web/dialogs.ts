@@ -26,7 +26,7 @@ function show(title: string, ...content: (Node | null)[]): HTMLDialogElement {
   return dialog;
 }
 
-function field(label: string, control: HTMLElement, hint: string | Node): HTMLElement {
+function field(label: string, control: HTMLElement, hint: string, value?: HTMLElement): HTMLElement {
   const id = uniqueId('field');
   control.id = id;
   const hintId = `${id}-hint`;
@@ -34,7 +34,7 @@ function field(label: string, control: HTMLElement, hint: string | Node): HTMLEl
   return element(
     'div',
     { class: 'field' },
-    element('label', { attributes: { for: id } }, label),
+    element('label', { attributes: { for: id } }, label, value ?? null),
     control,
     element('p', { class: 'hint', attributes: { id: hintId } }, hint),
   );
@@ -52,7 +52,7 @@ export function showSettings(chat: Chat, models: readonly ModelInfo[]): void {
   const temperature = element('input', {
     attributes: { type: 'range', min: lowest, max: highest, step: 0.05, value: sampling.temperature },
   });
-  const shown = element('output', { class: 'range-value' }, sampling.temperature.toFixed(2));
+  const shown = element('output', {}, sampling.temperature.toFixed(2));
   let hasChosenTemperature = settings.temperature !== null;
   temperature.addEventListener('input', () => {
     hasChosenTemperature = true;
@@ -116,8 +116,8 @@ export function showSettings(chat: Chat, models: readonly ModelInfo[]): void {
     element(
       'div',
       { class: 'field-row' },
-      field('Temperature', temperature, shown),
-      field('Longest answer', maxTokens, 'Tokens'),
+      field('Temperature', temperature, 'Higher is more varied.', shown),
+      field('Longest answer', maxTokens, 'In tokens.'),
     ),
     element(
       'footer',
@@ -154,11 +154,7 @@ export function showAbout(models: readonly ModelInfo[], server: string | null): 
     {},
     element('h3', {}, 'Use another model'),
     models.some(isBuiltIn)
-      ? element(
-          'p',
-          {},
-          'The built-in model is tiny (26M parameters). It shows that everything works; it knows little.',
-        )
+      ? element('p', {}, 'The built-in model has 26M parameters. It shows that everything works; it knows little.')
       : null,
     element('pre', { class: 'command' }, 'MODEL=path-or-package npm start'),
     element(

@@ -27,13 +27,14 @@ export function emptyView(model: ModelInfo | null, send: (text: string) => void)
     { class: 'empty' },
     element('h2', { class: 'empty-title' }, 'Ask something'),
     element('p', { class: 'empty-note' }, model === null ? '' : modelNote(model)),
+    element('p', { class: 'empty-note' }, 'To use another: ', element('code', {}, 'MODEL=path-or-package npm start')),
     element('ul', { class: 'examples', attributes: { 'aria-label': 'Examples' } }, ...list),
   );
 }
 
 /** One plain sentence on what to expect. The built-in model must not pass for more than it is. */
 export function modelNote(model: ModelInfo): string {
-  if (isBuiltIn(model)) return 'The built-in model is tiny (26M parameters): quick, and often wrong.';
+  if (isBuiltIn(model)) return 'The built-in model is tiny (26M parameters): it answers quickly and is often wrong.';
   return model.note;
 }
 

@@ -73,7 +73,9 @@ export class TurnView {
     this.root.dataset['state'] = state;
     this.#stats.textContent = statsText(this.#turn);
     this.#stats.title =
-      stats === null ? '' : 'Tokens per second after the first, time from sending to the first text, tokens';
+      stats === null
+        ? ''
+        : 'Tokens per second after the first; time from sending to the first text; tokens of the answer';
     if (notice === null) this.#notice.replaceChildren();
     else if (state === 'failed') this.#notice.replaceChildren(`${notice} `, ...(this.#isLast ? [this.#retry] : []));
     else this.#notice.textContent = notice;
@@ -103,7 +105,7 @@ function statsText(turn: Turn): string {
   if (stats === null) return state === 'running' ? 'waiting for the first token' : '';
   const parts: string[] = [];
   if (stats.tokensPerSecond !== null) parts.push(`${formatRate(stats.tokensPerSecond)} tok/s`);
-  if (stats.firstTextMs !== null) parts.push(`first ${Math.round(stats.firstTextMs)} ms`);
+  if (stats.firstTextMs !== null) parts.push(`TTFT ${Math.round(stats.firstTextMs)} ms`);
   parts.push(`${stats.numTokens} ${stats.numTokens === 1 ? 'token' : 'tokens'}`);
   return parts.join(' · ');
 }
