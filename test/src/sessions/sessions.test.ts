@@ -164,6 +164,19 @@ describe('Sessions', () => {
     talk.house.stop();
   });
 
+  it('passes over a waiting response that is cancelled in the moment its turn comes', async () => {
+    const talk = new Talk();
+    talk.house.engine.script = () => [];
+    const [, second, third] = [talk.create('1'), talk.create('2'), talk.create('3')];
+    talk.house.engine.step();
+    second!.cancel();
+    await settle();
+    expect(talk.info.active).toEqual([third!.id]);
+    talk.house.engine.run();
+    expect((await third!.ended).reason).toBe('stop');
+    talk.house.stop();
+  });
+
   it('ends a waiting response with the error when it cannot start in its turn, and goes on', async () => {
     const talk = new Talk();
     const [, second, third] = [talk.create('1'), talk.create('2', { deadlineMs: 50 }), talk.create('3')];

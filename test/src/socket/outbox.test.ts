@@ -246,6 +246,31 @@ describe('Outbox', () => {
     expect(textOf(rest, handle)).toBe(words(100).slice(1).join(''));
   });
 
+  it('sends what waits for a drained socket in frames of about 64 KiB, and stops when it fills again', () => {
+    house.engine.script = () => Array.from({ length: 20 }, () => 'x'.repeat(1000));
+    for (let index = 0; index < 20; index++) client.create(`r${index}`);
+    client.buffered = Limits.bufferedBytes;
+    house.engine.run();
+    client.take();
+    const before = client.numBytes;
+    client.drain();
+    const frames = client.takeOnly(Op.Deltas);
+    expect(frames.length).toBeGreaterThanOrEqual(5);
+    expect(frames.flatMap((frame) => frame[2])).toHaveLength(20);
+    expect(client.numBytes - before).toBeGreaterThan(400_000);
+    for (const frame of frames) expect(frame[2].length).toBeLessThanOrEqual(4);
+
+    for (let index = 0; index < 20; index++) client.create(`again${index}`);
+    client.buffered = Limits.bufferedBytes;
+    house.engine.run();
+    client.take();
+    client.fillPerFrame = 100_000;
+    client.drain();
+    expect(client.takeOnly(Op.Deltas)).toHaveLength(3);
+    client.drain();
+    expect(client.takeOnly(Op.Deltas)).toHaveLength(2);
+  });
+
   it('closes as slow consumer when the socket drops a frame, and leaves the neighbours their text', () => {
     const neighbour = house.greeted();
     client.create('r');

@@ -99,6 +99,8 @@ export class TestClient implements Transport {
   /** What `send` returns and `getBufferedAmount` says: a test's slow socket. */
   sendResult: 0 | 1 | 2 = 1;
   buffered = 0;
+  /** Bytes that each Deltas frame leaves in the buffer. */
+  fillPerFrame = 0;
 
   constructor(server: SocketServer, caller: Caller | null) {
     this.#server = server;
@@ -110,7 +112,9 @@ export class TestClient implements Transport {
     if (this.sendResult === 2) return 2;
     this.numBytes += bytes.length;
     this.numFrames++;
-    this.#frames.push(decode(bytes) as ServerMessage);
+    const frame = decode(bytes) as ServerMessage;
+    if (frame[0] === Op.Deltas) this.buffered += this.fillPerFrame;
+    this.#frames.push(frame);
     return this.sendResult;
   }
 
