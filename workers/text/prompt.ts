@@ -5,7 +5,7 @@ import { ServiceError } from '../../protocol/errors.ts';
 import type { ChatMessage, ToolDefinition } from '../../protocol/messages.ts';
 import type { PromptInput } from '../messages.ts';
 import type { ChatTemplate } from './chat-template.ts';
-import type { PlainEncoder } from './plain-tokenizer.ts';
+import type { Place, PlainEncoder } from './plain-tokenizer.ts';
 import type { Mark, MarkedText, SpecialTokens } from './special-tokens.ts';
 import type { TokenBytes } from './token-bytes.ts';
 
@@ -140,10 +140,11 @@ class ConversationEncoder {
     const marks: Mark[] = [];
     let text = '';
     let run: Uint8Array[] = [];
+    // The tokenizer's own prefix space is no text. Behind `<think>` and the like a space is the model's, and text.
+    let place: Place = 'first';
     const endRun = (): void => {
       if (run.length === 0) return;
       const piece = decoder.decode(Buffer.concat(run));
-      const place = text === '' ? 'first' : 'section';
       text += plain.addsPrefixSpace(place) && piece.startsWith(' ') ? piece.slice(1) : piece;
       run = [];
     };
@@ -156,6 +157,7 @@ class ConversationEncoder {
       endRun();
       marks.push({ start: text.length, end: text.length + token.content.length, id });
       text += token.content;
+      place = token.isSpecial ? 'section' : 'inner';
     }
     endRun();
     return { text, marks };

@@ -90,7 +90,7 @@ export function sentencepieceFiles(options: { config?: object; addedTokens?: obj
       bos_token: '<s>',
       eos_token: { content: '</s>' },
       chat_template:
-        '{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content | trim }}[END]\n{% endfor %}assistant:',
+        '{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content | trim }}[END]\n{% endfor %}assistant: ',
       ...options.config,
     },
   };
