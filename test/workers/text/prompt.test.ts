@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { ChatMessage, ToolDefinition } from '../../../protocol/messages.ts';
+import { AnswerStream, type AnswerSink } from '../../../workers/text/answer-stream.ts';
 import { TextModel } from '../../../workers/text/text-model.ts';
 import { chat, defaultTextDir, loadFiles, seeded, sentencepieceFiles } from './support.ts';
 
@@ -56,6 +57,23 @@ const models: [string, TextModel][] = [
   ['default model', model],
   ['byte model', bytes],
 ];
+
+/** Answer ids as a model may sample them: not the ids encoding would give. */
+function letterwise(text: string): number[] {
+  return [...text].flatMap((letter) => model.encode(letter));
+}
+
+function weatherCall(city: string): string {
+  return `<tool_call>\n{"name": "weather", "arguments": {"city": "${city}"}}\n</tool_call>`;
+}
+
+/** n turns of a question and an answer. */
+function turns(n: number, numWords = 5): ChatMessage[] {
+  return Array.from({ length: n }, (_, i): ChatMessage[] => [
+    { role: 'user', content: `question ${i} ${'word '.repeat(numWords)}` },
+    { role: 'assistant', content: `answer ${i}` },
+  ]).flat();
+}
 
 describe.each(models)('caller text never yields special ids: %s', (_, text) => {
   const promptOf = (word: string): number[] => {
@@ -144,8 +162,6 @@ describe('the rendered prompt', () => {
 });
 
 describe('session history', () => {
-  /** Answer ids as a model may sample them: not the ids encoding would give. */
-  const letterwise = (text: string): number[] => [...text].flatMap((letter) => model.encode(letter));
   const answers = ['Paris.', '你好，世界 😀', 'a  b\n\nc', 'The end', 'fin'];
 
   it.each([
@@ -168,6 +184,35 @@ describe('session history', () => {
       history = [...prompt, ...letterwise(answer), ...end];
       messages.push({ role: 'assistant', content: answer });
     }
+  });
+
+  it('is continued after tool calls, as the parser reports them', () => {
+    const tools: ToolDefinition[] = [{ name: 'weather', parameters: { type: 'object' } }];
+    const messages: ChatMessage[] = [{ role: 'user', content: 'Weather in Bern and Basel?' }];
+    const prompt = ids(messages, { tools });
+    const history = [...prompt, ...letterwise(`Let me see.\n${weatherCall('Bern')}\n${weatherCall('Basel')}`), 2];
+    const calls: { name: string; arguments: string }[] = [];
+    let content = '';
+    const stream = new AnswerStream(model, { stop: [], parseTools: true });
+    const sink: AnswerSink = {
+      text: (text) => (content += text),
+      toolBegin: (_, name) => calls.push({ name, arguments: '' }),
+      toolDelta: (index, text) => {
+        const known = calls[index];
+        if (known !== undefined) known.arguments += text;
+      },
+      toolEnd: () => {},
+    };
+    for (const id of history.slice(prompt.length)) stream.push(id, sink);
+    stream.finish(sink);
+    messages.push({ role: 'assistant', content, toolCalls: calls.map((one, i) => ({ id: `${i}`, ...one })) });
+    messages.push(
+      { role: 'tool', content: 'sunny', toolCallId: '0' },
+      { role: 'tool', content: 'rain', toolCallId: '1' },
+    );
+    const next = ids(messages, { tools, history });
+    expect(next.slice(0, history.length)).toEqual(history);
+    expect(spell(next)).toBe(spell(ids(messages, { tools })));
   });
 
   it('is continued after an answer that ended in the middle of a character', () => {
@@ -230,12 +275,6 @@ describe('session history', () => {
 });
 
 describe('truncation', () => {
-  const turns = (n: number, words = 5): ChatMessage[] =>
-    Array.from({ length: n }, (_, i): ChatMessage[] => [
-      { role: 'user', content: `question ${i} ${'word '.repeat(words)}` },
-      { role: 'assistant', content: `answer ${i}` },
-    ]).flat();
-
   it('drops nothing when the prompt fits to the token', () => {
     const messages = turns(3).slice(0, 5);
     const full = ids(messages);

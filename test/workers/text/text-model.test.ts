@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { ChatMessage } from '../../../protocol/messages.ts';
+import type { PromptInput } from '../../../workers/messages.ts';
 import { TextModel } from '../../../workers/text/text-model.ts';
 import { chat, defaultTextDir, loadFiles, seeded, sentencepieceFiles } from './support.ts';
 
@@ -10,6 +11,14 @@ function invalid(text: TextModel, input: Parameters<TextModel['encodePrompt']>[0
   expect(() => text.encodePrompt(input, 4096)).toThrow(
     expect.objectContaining({ code: 'invalid_request', message: expect.stringContaining(message) }),
   );
+}
+
+function tokens(tokenIds: number[]): PromptInput {
+  return { kind: 'tokens', tokenIds };
+}
+
+function withTemplate(template: unknown): TextModel {
+  return loadFiles(sentencepieceFiles({ config: { chat_template: template } }));
 }
 
 describe('TextModel', () => {
@@ -78,7 +87,6 @@ describe('TextModel', () => {
   });
 
   it('takes token ids as they are, and refuses wrong ones', () => {
-    const tokens = (tokenIds: number[]) => ({ kind: 'tokens', tokenIds }) as const;
     expect(model.encodePrompt(tokens([1, 2, 3]), 3)).toEqual({ tokenIds: [1, 2, 3], droppedMessages: 0 });
     for (const bad of [6400, -1, 1.5, NaN]) invalid(model, tokens([1, bad]), 'not a token id');
     invalid(model, tokens([]), 'empty');
@@ -153,9 +161,6 @@ describe('TextModel of a sentencepiece tokenizer', () => {
 });
 
 describe('TextModel of other files', () => {
-  const withTemplate = (template: unknown): TextModel =>
-    loadFiles(sentencepieceFiles({ config: { chat_template: template } }));
-
   it('says so when the template has no system role, or refuses the messages', () => {
     const strict = withTemplate(
       "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" +
