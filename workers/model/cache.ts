@@ -130,10 +130,13 @@ export function checkDiskSpace(folder: string, bytes: number): void {
   const { bavail, bsize } = fs.statfsSync(folder);
   const free = bavail * bsize;
   if (free >= bytes) return;
-  const mib = (value: number): string => `${Math.ceil(value / (1 << 20))} MiB`;
   throw new Error(
-    `${folder}: compiling this model needs ${mib(bytes)} of disk space, ${mib(free)} are free (CACHE_DIR)`,
+    `${folder}: compiling this model needs ${mebibytes(bytes)} of disk space, ${mebibytes(free)} are free (CACHE_DIR)`,
   );
+}
+
+function mebibytes(bytes: number): string {
+  return `${Math.ceil(bytes / (1 << 20))} MiB`;
 }
 
 /** Makes the rename itself survive a power cut; not every file system can. */

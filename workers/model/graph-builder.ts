@@ -168,7 +168,13 @@ class GraphBuilder {
     w.node('QuickGelu', [gate], `l${l}_silu`, { alpha: { float: 1 } }, MS);
     w.node('Mul', [`l${l}_silu`, up], `l${l}_gated`);
     const name = layerTensor(l, 'mlp.down_proj');
-    const down = this.#matmul(`l${l}_gated`, `l${l}_down`, [{ name, rows: hiddenSize }], intermediateSize);
+    const down = this.#matmul(
+      `l${l}_gated`,
+      `l${l}_down`,
+      [{ name, rows: hiddenSize }],
+      intermediateSize,
+      this.#plan.down,
+    );
     const isLast = l === numLayers - 1;
     this.#addAndNorm(
       down,

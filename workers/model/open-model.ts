@@ -6,11 +6,12 @@ import type { OpenOptions } from './onnx-model.ts';
 
 /**
  * Loads what `options.role` needs. Throws an Error when files, shared memory and layout do not fit together.
+ * `shared.loadLock`, one Int32, makes threads with one environment (SHARE_ENV) load one at a time; see ort-binding.
  * ONNX Runtime is imported only here and only for real models: a fake one starts without the native library.
  */
 export async function openModel(
   compiled: CompiledModel,
-  shared: EngineShared,
+  shared: EngineShared & { loadLock?: SharedArrayBuffer },
   layout: SlotLayout,
   options: OpenOptions,
 ): Promise<Model> {

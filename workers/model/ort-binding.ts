@@ -175,16 +175,16 @@ function sessionOptions(options: SessionOptions): object {
  * SHARE_ENV have one environment: without the lock one thread's flag could reach another's session.
  */
 function withFlashDisabled(isDisabled: boolean, lock: Int32Array | undefined, load: () => void): void {
-  const before = process.env[FLASH_FLAG];
   if (lock !== undefined) while (Atomics.compareExchange(lock, 0, 0, 1) !== 0) Atomics.wait(lock, 0, 1, 1000);
+  // Read under the lock: otherwise another thread's flag would be taken for the caller's and put back for good.
+  const before = process.env[FLASH_FLAG];
   try {
     if (isDisabled) process.env[FLASH_FLAG] = '1';
+    else delete process.env[FLASH_FLAG];
     load();
   } finally {
-    if (isDisabled) {
-      if (before === undefined) delete process.env[FLASH_FLAG];
-      else process.env[FLASH_FLAG] = before;
-    }
+    if (before === undefined) delete process.env[FLASH_FLAG];
+    else process.env[FLASH_FLAG] = before;
     if (lock !== undefined) {
       Atomics.store(lock, 0, 0);
       Atomics.notify(lock, 0, 1);
@@ -192,9 +192,12 @@ function withFlashDisabled(isDisabled: boolean, lock: Int32Array | undefined, lo
   }
 }
 
+function broken(reason: string): ThreadHealth {
+  return { noCopy: false, reason };
+}
+
 /** One attention step over a tiny cache: was the cache written in place, did the sentinel arrive, are errors errors? */
 function selfTest(): ThreadHealth {
-  const broken = (reason: string): ThreadHealth => ({ noCopy: false, reason });
   const graph = selfTestGraph();
   let session: OrtSession | undefined;
   try {

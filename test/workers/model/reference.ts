@@ -58,7 +58,7 @@ export class Reference {
 
   next(token: number, wantLogits = true): Float32Array {
     const { hiddenSize, normEpsilon } = this.#spec;
-    let x = this.#embedding.slice(token * hiddenSize, (token + 1) * hiddenSize);
+    let x: Float32Array = this.#embedding.slice(token * hiddenSize, (token + 1) * hiddenSize);
     for (const [l, layer] of this.#layers.entries()) {
       x = sum(x, this.#attention(l, layer, rmsNorm(x, layer.attentionNorm, normEpsilon)));
       const normed = rmsNorm(x, layer.mlpNorm, normEpsilon);

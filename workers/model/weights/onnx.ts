@@ -76,7 +76,7 @@ function readMatrix(
 ): WeightTensor {
   const [rows, cols] = [dims[0] ?? 0, dims[1] ?? 0];
   if (node.op === 'MatMulNBits') return readBlocks(onnx, node, name, weight, rows, cols);
-  checkDims(onnx.file, name, [...weight.dims].reverse(), dims);
+  checkDims(onnx.file, name, weight.dims.toReversed(), dims);
   if (node.op === 'MatMul') {
     const data = new Float32Array(rows * cols);
     transpose(readFloats(onnx, weight), data, cols, rows);

@@ -1,0 +1,179 @@
+// The default model's real weights: accuracy against the float reference, and the identities the engine relies on.
+import fs from 'node:fs';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { CompiledModel } from '../../../workers/messages.ts';
+import { compileModel } from '../../../workers/model/compile.ts';
+import { llamaSpec } from '../../../workers/model/specs/llama.ts';
+import { openOnnxWeights } from '../../../workers/model/weights/onnx.ts';
+import { seededRandom } from './checkpoint.ts';
+import { argmax, copyPrefix, DEFAULT_MODEL, greedy, open, temporaryFolder, textTools, type Opened } from './kit.ts';
+import { Reference } from './reference.ts';
+
+const PROMPTS = [
+  'What is the capital of France?',
+  '你好，请介绍一下你自己。',
+  'Why is the sky blue?',
+  '请写一首关于春天的短诗。',
+  'Give me three tips for learning a language.',
+  '什么是人工智能？',
+  'How do I make a cup of tea?',
+  '中国的首都是哪里？',
+  'Explain what a computer program is.',
+  '请推荐三种健康的早餐。',
+  'What are the benefits of exercise?',
+  '为什么要读书？',
+];
+const MAX_ANSWER = 48;
+const SEED = 20261122;
+
+const cacheDir = temporaryFolder();
+let compiled: CompiledModel;
+let opened: Opened;
+
+beforeAll(async () => {
+  compiled = await compileModel({ model: DEFAULT_MODEL, cacheDir, maxContext: 512 });
+  opened = open(compiled, { numSlots: 9, maxLen: 512 });
+});
+
+afterAll(() => {
+  opened.model.dispose();
+  fs.rmSync(cacheDir, { recursive: true });
+});
+
+function randomIds(length: number, seed: number): number[] {
+  const random = seededRandom(seed);
+  return Array.from({ length }, () => Math.floor(random() * compiled.shape.vocabSize));
+}
+
+describe('default model', () => {
+  it('says that Paris is the capital of France', () => {
+    const text = textTools(compiled.textDir);
+    const ids = text.encodeChat('What is the capital of France?');
+    expect(text.decode(greedy(opened.model, 0, ids, 40, compiled.eosTokenIds))).toContain('Paris');
+  });
+
+  it('chooses the float reference’s token at 98 % of its positions or more, and every run avoids the copy', () => {
+    const text = textTools(compiled.textDir);
+    const configFile = path.join(compiled.textDir, 'config.json');
+    const config = JSON.parse(fs.readFileSync(configFile, 'utf8')) as Record<string, unknown>;
+    const reference = new Reference(llamaSpec(config, configFile), openOnnxWeights(compiled.textDir)!);
+    let positions = 0;
+    let agreed = 0;
+    for (const prompt of PROMPTS) {
+      const ids = text.encodeChat(prompt);
+      reference.reset();
+      for (const id of ids.slice(0, -1)) reference.next(id, false);
+      let wanted = argmax(reference.next(ids.at(-1)!));
+      let found = argmax(opened.model.prefill(0, ids, 0, true)!);
+      for (let i = 0; i < MAX_ANSWER; i++) {
+        positions++;
+        if (found === wanted) agreed++;
+        if (compiled.eosTokenIds.includes(wanted)) break;
+        found = argmax(opened.model.decode(0, 1, [wanted], [ids.length + i]));
+        wanted = argmax(reference.next(wanted));
+      }
+    }
+    const share = ((100 * agreed) / positions).toFixed(2);
+    console.log(`8-bit argmax agreement: ${agreed} of ${positions} positions, ${PROMPTS.length} prompts = ${share} %`);
+    expect(positions).toBeGreaterThanOrEqual(300);
+    expect(agreed / positions).toBeGreaterThanOrEqual(0.98);
+    expect(opened.model.hookMisses).toBe(0);
+  }, 120_000);
+
+  it(`gives each row of a ragged batch the bits it gets alone (seed ${SEED})`, () => {
+    const { model } = opened;
+    const lengths = [2, 5, 17, 33, 64, 100, 129, 200];
+    for (const [slot, length] of lengths.entries()) model.prefill(slot, randomIds(length, SEED + slot), 0, false);
+    for (let step = 0; step < 6; step++) {
+      const tokens = randomIds(lengths.length, SEED + 100 + step);
+      for (const [first, n] of [
+        [0, 8],
+        [2, 3],
+        [5, 2],
+      ] as const) {
+        const batch = model.decode(first, n, tokens.slice(first), lengths.slice(first)).slice();
+        for (let row = 0; row < n; row++) {
+          const slot = first + row;
+          const alone = model.decode(slot, 1, [tokens[slot]!], [lengths[slot]!]);
+          const { vocabSize } = compiled.shape;
+          expect(batch.subarray(row * vocabSize, (row + 1) * vocabSize)).toEqual(alone);
+        }
+      }
+      for (let row = 0; row < lengths.length; row++) lengths[row]!++;
+    }
+  });
+
+  it(`prefills in chunks of 7, 64 and 128 exactly as in one piece (seed ${SEED})`, () => {
+    const { model } = opened;
+    const ids = randomIds(300, SEED);
+    const whole = model.prefill(0, ids, 0, true)!.slice();
+    const keys = opened.kv.map((view) => view.slice(0, view.length / opened.layout.numSlots));
+    for (const chunk of [7, 64, 128]) {
+      let last: Float32Array | undefined;
+      for (let at = 0; at < ids.length; at += chunk) {
+        const isLast = at + chunk >= ids.length;
+        last = model.prefill(1, ids.slice(at, at + chunk), at, isLast);
+        expect(last === undefined).toBe(!isLast);
+      }
+      expect(last).toEqual(whole);
+      for (const [i, view] of opened.kv.entries()) {
+        const slot = keys[i]!.length;
+        const used = ids.length * compiled.shape.headDim;
+        expect(view.subarray(slot, slot + used)).toEqual(keys[i]!.subarray(0, used));
+      }
+    }
+  });
+
+  it(`continues from a copied prefix as from the original (seed ${SEED})`, () => {
+    const { model } = opened;
+    const ids = randomIds(90, SEED + 7);
+    const rest = randomIds(20, SEED + 8);
+    model.prefill(4, ids, 0, false);
+    copyPrefix(opened, compiled, 4, 8, ids.length);
+    const original = model.prefill(4, rest, ids.length, true)!.slice();
+    expect(model.prefill(8, rest, ids.length, true)).toEqual(original);
+    const step = model.decode(4, 1, [77], [110]).slice();
+    expect(model.decode(8, 1, [77], [110])).toEqual(step);
+  });
+
+  it('computes the same when the no-copy hook is not there, and counts it', () => {
+    const copying = open(compiled, { numSlots: 3, maxLen: 256 }, { forceCopy: true });
+    const ids = randomIds(40, SEED);
+    const plain = open(compiled, { numSlots: 3, maxLen: 256 });
+    for (const slot of [0, 1, 2]) {
+      const expected = plain.model.prefill(slot, ids.slice(slot), 0, true)!.slice();
+      expect(copying.model.prefill(slot, ids.slice(slot), 0, true)).toEqual(expected);
+    }
+    for (let step = 0; step < 3; step++) {
+      const past = [40 + step, 39 + step, 38 + step];
+      const expected = plain.model.decode(0, 3, [5, 6, 7], past).slice();
+      expect(copying.model.decode(0, 3, [5, 6, 7], past)).toEqual(expected);
+    }
+    expect(copying.kv).toEqual(plain.kv);
+    expect([copying.model.hookMisses, plain.model.hookMisses]).toEqual([6, 0]);
+    copying.model.dispose();
+    plain.model.dispose();
+  });
+
+  it('refuses rows, tokens and lengths that do not exist, and goes on afterwards', () => {
+    const { model } = opened;
+    expect(() => model.decode(8, 2, [1, 1], [0, 0])).toThrow('slots 8 to 9');
+    expect(() => model.decode(0, 0, [], [])).toThrow('at least one row');
+    expect(() => model.decode(0, 1, [6400], [3])).toThrow('token 6400');
+    expect(() => model.decode(0, 1, [NaN], [3])).toThrow('token NaN');
+    expect(() => model.decode(0, 1, [1], [512])).toThrow('do not fit a slot of 512');
+    expect(() => model.prefill(0, randomIds(20, 1), 500, true)).toThrow('do not fit a slot of 512');
+    expect(() => model.prefill(0, [], 0, true)).toThrow('at least one token');
+    expect(model.prefill(0, [1, 2, 3], 0, true)!.every(Number.isFinite)).toBe(true);
+  });
+
+  it('opens with one role only, and refuses the other', () => {
+    const decoder = open(compiled, { numSlots: 1, maxLen: 64 }, { role: 'decode' });
+    expect(() => decoder.model.prefill(0, [1, 2], 0, true)).toThrow('without prefill');
+    decoder.model.dispose();
+    const prefiller = open(compiled, { numSlots: 1, maxLen: 64 }, { role: 'prefill' });
+    expect(() => prefiller.model.decode(0, 1, [1], [0])).toThrow('without decode');
+    prefiller.model.dispose();
+  });
+});
