@@ -84,7 +84,7 @@ export class ChatTemplate {
       function: {
         name: this.#specials.guard(tool.name),
         description: this.#specials.guard(tool.description ?? ''),
-        parameters: this.#guardJson(tool.parameters ?? { type: 'object', properties: {} }, 0),
+        parameters: this.#guardJson(tool.parameters ?? { type: 'object', properties: {} }, 'tools'),
       },
     };
   }
@@ -120,21 +120,21 @@ export class ChatTemplate {
       type: 'function',
       function: {
         name: this.#specials.guard(call.name),
-        arguments: isObject ? this.#guardJson(parsed, 0) : this.#specials.guard(call.arguments),
+        arguments: isObject ? this.#guardJson(parsed, 'messages') : this.#specials.guard(call.arguments),
       },
     };
   }
 
   /** A copy with every string guarded, property names too. */
-  #guardJson(value: unknown, depth: number): unknown {
+  #guardJson(value: unknown, param: string, depth = 0): unknown {
     if (depth > MAX_DEPTH) {
-      throw new ServiceError('invalid_request', `JSON is nested deeper than ${MAX_DEPTH} levels`, { param: 'tools' });
+      throw new ServiceError('invalid_request', `JSON is nested deeper than ${MAX_DEPTH} levels`, { param });
     }
     if (typeof value === 'string') return this.#specials.guard(value);
     if (typeof value !== 'object' || value === null) return value;
-    if (Array.isArray(value)) return value.map((item) => this.#guardJson(item, depth + 1));
+    if (Array.isArray(value)) return value.map((item) => this.#guardJson(item, param, depth + 1));
     return Object.fromEntries(
-      Object.entries(value).map(([key, item]) => [this.#specials.guard(key), this.#guardJson(item, depth + 1)]),
+      Object.entries(value).map(([key, item]) => [this.#specials.guard(key), this.#guardJson(item, param, depth + 1)]),
     );
   }
 }
