@@ -1,5 +1,6 @@
 // The server process: settings, start, signals, end. It never calls process.exit once engines exist: that aborts the
 // process while a thread is inside a run. Instead everything is stopped in order and the event loop runs empty.
+import { fileURLToPath } from 'node:url';
 import packageJson from '../package.json' with { type: 'json' };
 import { startApp, type App } from './app.ts';
 import { ConfigError, describeConfig, helpText, loadConfig, type Config } from './config.ts';
@@ -45,8 +46,11 @@ function run(config: Config): void {
     engines = startEngines({ ...config, log, debugOwners: false });
     return engines;
   });
-  log.info(`tokenwire ${packageJson.version} listens on ${app.server.url} (${describeConfig(config)})`);
-  void loadWebPage(app.services.web, new URL('../clients/web', import.meta.url).pathname, (reason) =>
+  log.info(
+    { pid: process.pid },
+    `tokenwire ${packageJson.version} listens on ${app.server.url} (${describeConfig(config)})`,
+  );
+  void loadWebPage(app.services.web, fileURLToPath(new URL('../clients/web', import.meta.url)), (reason) =>
     log.warn({ reason }, 'the chat page could not be built; the APIs are not affected'),
   );
   const shutdown = handleSignals(app, config, log);

@@ -33,6 +33,13 @@ The APIs work: <a href="/v1/models">/v1/models</a>, <a href="/readyz">/readyz</a
 </html>
 `;
 
+/** Served for the moment that bundling takes. */
+const STARTING_PAGE = `<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="1"><title>Tokenwire</title>
+<p>Tokenwire is starting…</p>
+</html>
+`;
+
 export class StaticFiles {
   readonly #files = new Map<string, StaticFile>();
 
@@ -40,10 +47,6 @@ export class StaticFiles {
   set(path: string, contentType: string, body: Buffer): void {
     const etag = `"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"`;
     this.#files.set(path, { body, contentType, etag });
-  }
-
-  has(path: string): boolean {
-    return this.#files.has(path);
   }
 
   /** Answers GET or HEAD when there is such a file; false when there is none. */
@@ -78,15 +81,18 @@ const CONTENT_TYPES: Record<string, string> = {
  * says so, and `onProblem` hears why.
  */
 export async function loadWebPage(files: StaticFiles, dir: string, onProblem: (reason: string) => void): Promise<void> {
+  const html = CONTENT_TYPES['.html']!;
+  files.set('/index.html', html, Buffer.from(STARTING_PAGE));
   try {
     files.set('/main.js', 'text/javascript; charset=utf-8', await bundlePage(join(dir, 'main.ts')));
-    for (const name of await readdir(dir)) {
+    const names = await readdir(dir);
+    if (!names.includes('index.html')) throw new Error('index.html is missing');
+    for (const name of names) {
       const contentType = CONTENT_TYPES[extname(name)];
       if (contentType !== undefined) files.set(`/${name}`, contentType, await readFile(join(dir, name)));
     }
-    if (!files.has('/index.html')) throw new Error('index.html is missing');
   } catch (error) {
     onProblem((error as Error).message.split('\n')[0]!);
-    files.set('/index.html', CONTENT_TYPES['.html']!, Buffer.from(MISSING_PAGE));
+    files.set('/index.html', html, Buffer.from(MISSING_PAGE));
   }
 }

@@ -32,6 +32,18 @@ async function rawStream(body: Record<string, unknown>): Promise<string[]> {
   });
 }
 
+const create = (fields: object) => client.chat.completions.create({ model: 'default', messages: hi, ...fields });
+
+const callScript = () => [
+  'Let me see.',
+  { toolBegin: 'look', index: 0 },
+  { toolDelta: '{"at":', index: 0 },
+  { toolDelta: '"sky"}', index: 0 },
+  { toolEnd: 0 },
+  { end: 'tool_calls' as const },
+];
+const tools = [{ type: 'function' as const, function: { name: 'look', parameters: { type: 'object' } } }];
+
 describe('POST /v1/chat/completions', () => {
   it('answers the official client in one piece', async () => {
     test.play();
@@ -87,16 +99,6 @@ describe('POST /v1/chat/completions', () => {
     expect(lines.slice(0, -1).every((line) => !('usage' in JSON.parse(line)))).toBe(true);
   });
 
-  const callScript = () => [
-    'Let me see.',
-    { toolBegin: 'look', index: 0 },
-    { toolDelta: '{"at":', index: 0 },
-    { toolDelta: '"sky"}', index: 0 },
-    { toolEnd: 0 },
-    { end: 'tool_calls' as const },
-  ];
-  const tools = [{ type: 'function' as const, function: { name: 'look', parameters: { type: 'object' } } }];
-
   it('answers tool calls in one piece', async () => {
     test.engine.script = callScript;
     test.play();
@@ -145,7 +147,6 @@ describe('POST /v1/chat/completions', () => {
   });
 
   it('reports the documented errors to the official client', async () => {
-    const create = (fields: object) => client.chat.completions.create({ model: 'default', messages: hi, ...fields });
     await expect(create({ n: 2 })).rejects.toMatchObject({ status: 400, code: 'unsupported', param: 'n' });
     await expect(create({ temperature: 9 })).rejects.toMatchObject({ status: 400, code: 'invalid_request' });
     await expect(create({ model: 'gpt-9' })).rejects.toMatchObject({ status: 404, code: 'model_not_found' });
