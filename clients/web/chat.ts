@@ -113,7 +113,9 @@ export class Chat {
     this.onChange({ kind: 'turn', turn });
     const numBefore = this.turns.filter((other) => other !== turn && other.isKept).length;
     try {
-      await this.#session.ready();
+      // What became of an answer that was cut off only the server knows.
+      if (turn.isKept) await this.#session.ready();
+      else await this.#session.history();
       if (this.#session.numTurns > numBefore) await this.#session.rollback(numBefore);
     } catch (error) {
       this.#fail(turn, error);
@@ -182,13 +184,23 @@ export class Chat {
     } catch {
       // The local copy stands; sending will say what is wrong.
     }
-    const { unfinished } = stored;
-    if (unfinished !== null && this.running === null && this.turns.at(-1)?.question !== unfinished.question) {
-      const notice = 'Cut off when the page was left.';
-      this.turns.push({ ...unfinished, state: 'failed', response: null, stats: null, notice, isKept: false });
-      this.onChange({ kind: 'turns' });
-    }
+    if (stored.unfinished !== null) this.#showUnfinished(stored.unfinished);
     this.onStore();
+  }
+
+  /** The answer under way when the page was left: the server kept the part it had delivered, or nothing. */
+  #showUnfinished(unfinished: { question: string; answer: string }): void {
+    if (this.running !== null) return;
+    const notice = 'Cut off when the page was left.';
+    const last = this.turns.at(-1);
+    if (last?.question === unfinished.question) {
+      last.state = 'cancelled';
+      last.notice = notice;
+      this.onChange({ kind: 'turn', turn: last });
+      return;
+    }
+    this.turns.push({ ...unfinished, state: 'failed', response: null, stats: null, notice, isKept: false });
+    this.onChange({ kind: 'turns' });
   }
 
   /** Replaces the turns by those of a history. */

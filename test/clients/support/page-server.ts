@@ -17,7 +17,10 @@ async function load(): Promise<Map<string, { type: string; body: Buffer }>> {
     ['/', { type: 'text/html; charset=utf-8', body: await read('index.html') }],
     ['/styles.css', { type: 'text/css; charset=utf-8', body: await read('styles.css') }],
     ['/favicon.svg', { type: 'image/svg+xml', body: await read('favicon.svg') }],
-    ['/main.js', { type: 'text/javascript; charset=utf-8', body: await bundlePage(new URL('main.ts', folder).pathname) }],
+    [
+      '/main.js',
+      { type: 'text/javascript; charset=utf-8', body: await bundlePage(new URL('main.ts', folder).pathname) },
+    ],
   ]);
 }
 

@@ -1,0 +1,252 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { Browser, BrowserContextOptions } from 'playwright-core';
+import { Op } from '../../protocol/messages.ts';
+import type { CreateOptions } from '../../protocol/messages.ts';
+import { ChatPage } from './support/chat-page.ts';
+import { findChromium, launchChromium } from './support/chromium.ts';
+import { words } from './support/fake-server.ts';
+import type { FakeServer, FakeServerOptions } from './support/fake-server.ts';
+import { startPageServer } from './support/page-server.ts';
+import { until } from './support/until.ts';
+
+const executable = findChromium();
+const poem = 'The sea is wide and grey today,\nthe gulls are small and white,\n'.repeat(20);
+let browser: Browser;
+const servers: FakeServer[] = [];
+const pages: ChatPage[] = [];
+
+beforeAll(async () => {
+  if (executable !== null) browser = await launchChromium(executable);
+});
+
+afterEach(async () => {
+  for (const page of pages.splice(0)) {
+    await page.close();
+    expect(page.problems).toEqual([]);
+  }
+  for (const server of servers.splice(0)) await server.stop();
+});
+
+afterAll(async () => {
+  await browser?.close();
+});
+
+async function open(
+  options: FakeServerOptions = {},
+  context: BrowserContextOptions = {},
+): Promise<{ server: FakeServer; chat: ChatPage }> {
+  const server = await startPageServer(options);
+  servers.push(server);
+  const chat = await ChatPage.open(browser, `http://127.0.0.1:${server.port}/`, context);
+  pages.push(chat);
+  return { server, chat };
+}
+
+/** Sum of the browser's own layout-shift scores from now on; input does not excuse any. */
+async function watchShifts(chat: ChatPage): Promise<() => Promise<number>> {
+  await chat.page.evaluate(() => {
+    const store = globalThis as unknown as { shifts: number };
+    store.shifts = 0;
+    new PerformanceObserver((list) => {
+      for (const entry of list.getEntries()) store.shifts += (entry as unknown as { value: number }).value;
+    }).observe({ type: 'layout-shift' });
+  });
+  return () => chat.page.evaluate(() => (globalThis as unknown as { shifts: number }).shifts);
+}
+
+describe.skipIf(executable === null)('The chat page', () => {
+  it.each([
+    [1440, 'light'],
+    [1440, 'dark'],
+    [1000, 'light'],
+    [360, 'light'],
+    [360, 'dark'],
+  ] as const)('at %i px in %s fits, shows its chats and follows the colour scheme', async (width, colorScheme) => {
+    const { chat } = await open({}, { viewport: { width, height: 760 }, colorScheme });
+    await chat.openFour();
+    for (let index = 0; index < 4; index++) await chat.ask(index, `${'word '.repeat(30)}${'long'.repeat(40)} ${index}`);
+    for (let index = 0; index < 4; index++) await chat.page.keyboard.press(`Alt+Digit${index + 1}`);
+    expect(await chat.hasHorizontalScroll()).toBe(false);
+    const visible = await chat.page.locator('.pane').filter({ visible: true }).count();
+    expect(visible).toBe(width === 360 ? 1 : 4);
+    expect(await chat.page.locator('.tab').first().isVisible()).toBe(width === 360);
+    const background = await chat.page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    expect(background).toBe(colorScheme === 'dark' ? 'rgb(19, 20, 22)' : 'rgb(244, 243, 239)');
+    await chat.page.locator('[aria-label^="Use "]').click();
+    const switched = await chat.page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    expect(switched).not.toBe(background);
+    await chat.page.reload();
+    await chat.connected();
+    expect(await chat.page.evaluate(() => getComputedStyle(document.body).backgroundColor)).toBe(switched);
+  });
+
+  it('does not move anything while an answer streams, and stays where the reader scrolled to', async () => {
+    const { chat } = await open(
+      { script: () => ({ pieces: words(poem), pauseMs: 2 }) },
+      { viewport: { width: 1000, height: 500 } },
+    );
+    await chat.ask(0, 'A long poem, please');
+    await chat.hasBegun(0);
+    const shifts = await watchShifts(chat);
+    await chat.isIn(0, 'done');
+    const scroller = chat.pane(0).locator('.transcript-scroller');
+    const gap = (): Promise<number> =>
+      scroller.evaluate((element) => element.scrollHeight - element.clientHeight - element.scrollTop);
+    expect(await gap()).toBeLessThan(2);
+    await chat.ask(0, 'And another');
+    await chat.hasBegun(0);
+    await scroller.hover();
+    await chat.page.mouse.wheel(0, -300);
+    await chat.page.waitForTimeout(100);
+    const top = await scroller.evaluate((element) => element.scrollTop);
+    await chat.page.waitForTimeout(300);
+    expect(await scroller.evaluate((element) => element.scrollTop)).toBe(top);
+    expect(await gap()).toBeGreaterThan(100);
+    await chat.pane(0).locator('.to-bottom').click();
+    await chat.isIn(0, 'done');
+    expect(await gap()).toBeLessThan(2);
+    expect(await shifts()).toBe(0);
+  });
+
+  it('can be used with the keyboard alone', async () => {
+    const { server, chat } = await open({
+      script: () => ({ pieces: words('one two three four five six'), pauseMs: 60 }),
+    });
+    const { keyboard } = chat.page;
+    await keyboard.type('first line');
+    await keyboard.press('Shift+Enter');
+    await keyboard.type('second line');
+    await keyboard.press('Enter');
+    await chat.hasBegun(0);
+    expect(await chat.pane(0).locator('.question').textContent()).toBe('first line\nsecond line');
+    await keyboard.press('Escape');
+    await chat.isIn(0, 'cancelled');
+    await keyboard.press('Alt+KeyN');
+    await keyboard.type('to both');
+    await keyboard.press('Control+Enter');
+    await Promise.all([chat.isIn(0, 'done'), chat.isIn(1, 'done')]);
+    expect(server.peer.messages(Op.Create).length).toBe(3);
+    await keyboard.press('Alt+Digit1');
+    // From the box back through the answer's buttons: they can be reached and pressed.
+    const focused = (): Promise<string | null> =>
+      chat.page.evaluate(() => document.activeElement?.getAttribute('aria-label') ?? null);
+    for (let step = 0; step < 6 && (await focused()) !== 'Answer again'; step++) await keyboard.press('Shift+Tab');
+    expect(await focused()).toBe('Answer again');
+    const outline = await chat.page.evaluate(() => getComputedStyle(document.activeElement as Element).outlineStyle);
+    expect(outline).toBe('solid');
+    await keyboard.press('Enter');
+    await chat.isIn(0, 'running');
+    await chat.isIn(0, 'done');
+    // The settings dialog opens, holds the focus, and Escape closes it without stopping anything.
+    for (let step = 0; step < 8 && (await focused()) !== 'Chat settings'; step++) await keyboard.press('Shift+Tab');
+    await keyboard.press('Enter');
+    await chat.page.locator('dialog[open]').waitFor();
+    expect(await chat.page.evaluate(() => document.activeElement?.closest('dialog') !== null)).toBe(true);
+    await keyboard.press('Escape');
+    await chat.page.locator('dialog[open]').waitFor({ state: 'detached' });
+  });
+
+  it('sends what the settings say: the preset first, then what people chose', async () => {
+    const { server, chat } = await open();
+    await chat.ask(0, 'one');
+    await chat.isIn(0, 'done');
+    await chat.pane(0).getByRole('button', { name: 'Chat settings' }).click();
+    expect(await chat.page.getByLabel('Longest answer').inputValue()).toBe('256');
+    await chat.page.getByLabel('System prompt').fill('Answer in French.');
+    await chat.page.getByLabel('Temperature').fill('0.2');
+    await chat.page.getByLabel('Longest answer').fill('99');
+    await chat.page.getByRole('button', { name: 'Save' }).click();
+    await chat.ask(0, 'two');
+    await until(() => server.peer.messages(Op.Create).length === 2);
+    const creates = server.peer.messages(Op.Create).map((message) => message[3] as CreateOptions);
+    expect(creates[0]?.sampling).toEqual({ temperature: 0.7, maxTokens: 256 });
+    expect(creates[1]?.sampling).toEqual({ temperature: 0.2, maxTokens: 99 });
+    const opened = server.peer.messages(Op.OpenSession).map((message) => message[3]);
+    expect(opened[1]).toMatchObject({
+      system: 'Answer in French.',
+      messages: [
+        { role: 'user', content: 'one' },
+        { role: 'assistant', content: 'one' },
+      ],
+    });
+  });
+
+  it('shows what a model says as text, never as markup', async () => {
+    const evil = '<img src=x onerror="document.title=1"> <b>bold</b>\n\n  &amp; <script>document.title=2</script>';
+    const { chat } = await open({ script: () => ({ pieces: words(evil) }) });
+    await chat.ask(0, '<i>me</i>');
+    await chat.isIn(0, 'done');
+    expect(await chat.answerText(0)).toBe(evil);
+    expect(await chat.page.locator('.pane img, .pane b, .pane i, .pane script').count()).toBe(0);
+    expect(await chat.page.title()).toBe('Tokenwire');
+  });
+
+  it('says why an answer failed and asks again on request', async () => {
+    let isFirst = true;
+    const { server, chat } = await open({
+      script: () => {
+        const error = { code: 'worker_lost', message: 'The worker of this answer ended.' };
+        const answer = isFirst ? { pieces: ['half'], error } : { pieces: ['whole'] };
+        isFirst = false;
+        return answer;
+      },
+    });
+    await chat.ask(0, 'go');
+    await chat.isIn(0, 'failed');
+    expect(await chat.pane(0).locator('.turn-notice').textContent()).toContain('The worker of this answer ended.');
+    await chat.page.getByRole('button', { name: 'Try again' }).click();
+    await chat.isIn(0, 'done');
+    expect(await chat.answerText(0)).toBe('whole');
+    expect(server.peer.messages(Op.Rollback)).toEqual([]);
+  });
+
+  it('keeps an answer that was under way when the page was left, marked as cut off', async () => {
+    const { chat } = await open({ script: () => ({ pieces: words('one two three four five'), pauseMs: 300 }) });
+    await chat.ask(0, 'count');
+    await chat.hasBegun(0);
+    await chat.page.reload();
+    await chat.connected();
+    await chat.pane(0).locator('.turn-notice').filter({ hasText: 'Cut off' }).waitFor();
+    expect(await chat.pane(0).locator('.question').textContent()).toBe('count');
+    expect(await chat.answerText(0)).toContain('one');
+  });
+
+  it('asks for a key when the server wants one, and uses it', async () => {
+    const { chat } = await open();
+    const server = await startPageServer({
+      intercept: (message, peer) => {
+        if (message[0] !== Op.Hello || message[3].token === 'right') return false;
+        peer.send([Op.Error, 0, null, { code: 'unauthorized', message: 'Wrong key.', retryable: false }]);
+        peer.socket.close(1008);
+        return true;
+      },
+    });
+    servers.push(server);
+    await chat.page.goto(`http://127.0.0.1:${server.port}/`);
+    await chat.page.getByLabel('This server asks for a key').fill('right');
+    await chat.page.keyboard.press('Enter');
+    await chat.connected();
+    await chat.ask(0, 'in');
+    await chat.isIn(0, 'done');
+  });
+
+  it('tells assistive technology what things are', async () => {
+    const { chat } = await open({ script: () => ({ pieces: ['a', 'b', 'c'], pauseMs: 200 }) });
+    await chat.ask(0, 'x');
+    await chat.isIn(0, 'running');
+    const answer = chat.answer(0);
+    expect(await answer.getAttribute('aria-live')).toBe('polite');
+    expect(await answer.getAttribute('aria-busy')).toBe('true');
+    await chat.isIn(0, 'done');
+    expect(await answer.getAttribute('aria-busy')).toBe('false');
+    const unnamed = await chat.page.evaluate(() =>
+      [...document.querySelectorAll('button, textarea, input, select, [role="log"]')]
+        .filter((element) => {
+          const labels = (element as HTMLInputElement).labels;
+          return !element.getAttribute('aria-label') && !element.textContent?.trim() && !labels?.length;
+        })
+        .map((element) => element.outerHTML),
+    );
+    expect(unnamed).toEqual([]);
+  });
+});

@@ -1,0 +1,93 @@
+// The real server as a process of its own, for tests that need it whole: killed like a crash, started again on its port.
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const root = fileURLToPath(new URL('../../../', import.meta.url));
+/** Compiling the default model for the first time takes its time. */
+const READY_MS = 180_000;
+
+export class RealServer {
+  readonly port: number;
+  readonly #environment: Record<string, string>;
+  #process: ChildProcess | null = null;
+  #log = '';
+
+  private constructor(port: number, environment: Record<string, string>) {
+    this.port = port;
+    this.#environment = environment;
+  }
+
+  /** Fulfils when the server is ready. */
+  static async start(environment: Record<string, string>): Promise<RealServer> {
+    const server = new RealServer(await freePort(), environment);
+    await server.restart();
+    return server;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.port}`;
+  }
+
+  async restart(): Promise<void> {
+    const child = spawn(process.execPath, ['src/main.ts'], {
+      cwd: root,
+      env: { ...process.env, ...this.#environment, PORT: String(this.port), HOST: '127.0.0.1', SUPERVISE: '0' },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    this.#process = child;
+    const keep = (chunk: Buffer): void => {
+      this.#log = (this.#log + chunk.toString()).slice(-4000);
+    };
+    child.stdout.on('data', keep);
+    child.stderr.on('data', keep);
+    const endMs = performance.now() + READY_MS;
+    while (!(await this.#isReady())) {
+      if (child.exitCode !== null) throw new Error(`the server ended with ${child.exitCode}:\n${this.#log}`);
+      if (performance.now() > endMs) throw new Error(`the server did not get ready:\n${this.#log}`);
+      await sleep(50);
+    }
+  }
+
+  /** Ends it without any goodbye. */
+  async kill(): Promise<void> {
+    const child = this.#process;
+    this.#process = null;
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
+
+  /** Asks it to end, and waits for that. */
+  async stop(): Promise<void> {
+    const child = this.#process;
+    this.#process = null;
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, 'exit');
+    child.kill('SIGTERM');
+    const force = setTimeout(() => child.kill('SIGKILL'), 10_000);
+    await exited;
+    clearTimeout(force);
+  }
+
+  async #isReady(): Promise<boolean> {
+    try {
+      return (await fetch(`${this.url}/readyz`)).ok;
+    } catch {
+      return false;
+    }
+  }
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, '127.0.0.1');
+  await once(probe, 'listening');
+  const { port } = probe.address() as AddressInfo;
+  probe.close();
+  await once(probe, 'close');
+  return port;
+}
