@@ -49,7 +49,8 @@ export class Engine {
     this.#kv = new KvMemory(init.model.shape, layout, init.shared, index, init.debugOwners);
     const onLeft = (sequence: Sequence, kind: LeaveKind): void => this.#onLeft(sequence, kind);
     this.#range = new DecodeRange(index * layout.rowsPerWorker, layout.rowsPerWorker, this.#kv, onLeft);
-    this.#scheduler = index === 0 ? new Scheduler(this.#kv, layout, this.#range, this.#context, this.#out) : null;
+    this.#scheduler =
+      index === 0 ? new Scheduler(model, this.#kv, layout, this.#range, this.#context, this.#out) : null;
   }
 
   /** One round. Returns false when there was nothing to do: the caller may sleep until the mail counter moves. */

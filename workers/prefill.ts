@@ -10,6 +10,10 @@ const SHARED_CHUNK_MS = 24;
 const ALONE_CHUNK_MS = 28;
 const MIN_CHUNK = 16;
 const MAX_CHUNK = 512;
+/** The rate is the best of this many chunks: one that was preempted says nothing about the model. */
+const RATE_WINDOW = 6;
+/** Shorter chunks mostly measure the fixed cost of a run. */
+const MIN_RATED_CHUNK = 32;
 /** Every so many chunks the oldest prompt goes first, whatever its length: no prompt starves. */
 const OLDEST_EVERY = 4;
 
@@ -34,17 +38,14 @@ export class Prefill {
   readonly #entries: Entry[] = [];
   readonly #onCopied: (slot: number) => void;
   readonly #sliceTokens: number;
-  #usPerToken: number;
+  /** Microseconds per token of the latest chunks. */
+  readonly #rates: number[] = [];
   #chunks = 0;
 
-  /**
-   * `onCopied`: a prefix is no longer needed in the slot it was copied from.
-   * `usPerToken`: first guess of the prefill rate; every chunk corrects it.
-   */
-  constructor(kv: KvMemory, onCopied: (slot: number) => void, usPerToken = 500) {
+  /** `onCopied`: a prefix is no longer needed in the slot it was copied from. */
+  constructor(kv: KvMemory, onCopied: (slot: number) => void) {
     this.#kv = kv;
     this.#onCopied = onCopied;
-    this.#usPerToken = usPerToken;
     this.#sliceTokens = sliceTokens(kv);
   }
 
@@ -56,9 +57,18 @@ export class Prefill {
     return this.#entries.map((entry) => entry.sequence);
   }
 
+  /** Measures the first rate in a slot that is the caller's and not in use; also brings the weights into memory. */
+  calibrate(model: Model, slot: number): void {
+    for (let run = 0; run < 2; run++) {
+      const started = performance.now();
+      model.prefill(slot, new Int32Array(MIN_RATED_CHUNK), 0, true);
+      this.#rate(MIN_RATED_CHUNK, performance.now() - started);
+    }
+  }
+
   /** Expected time for these tokens at the measured rate. */
   estimateMs(numTokens: number): number {
-    return (numTokens * this.#usPerToken) / 1000;
+    return (numTokens * Math.min(...this.#rates)) / 1000;
   }
 
   get pendingTokens(): number {
@@ -92,9 +102,7 @@ export class Prefill {
     const started = performance.now();
     const ids = sequence.ids.slice(entry.done, entry.done + numTokens);
     const logits = model.prefill(sequence.home, ids, entry.done, isLast);
-    const us = ((performance.now() - started) * 1000) / numTokens;
-    // Short chunks carry the fixed cost of a run, so they count less.
-    this.#usPerToken += (us - this.#usPerToken) * (numTokens >= 64 ? 0.3 : 0.1);
+    this.#rate(numTokens, performance.now() - started);
     entry.done += numTokens;
     sequence.homeLength = entry.done;
     if (isLast) this.remove(sequence);
@@ -124,9 +132,15 @@ export class Prefill {
     });
   }
 
+  #rate(numTokens: number, ms: number): void {
+    if (numTokens < MIN_RATED_CHUNK) return;
+    this.#rates.push((ms * 1000) / numTokens);
+    if (this.#rates.length > RATE_WINDOW) this.#rates.shift();
+  }
+
   #chunkLength(remaining: number, shared: boolean): number {
     const ms = shared ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
-    const fits = Math.floor((ms * 1000) / this.#usPerToken);
+    const fits = Math.floor((ms * 1000) / Math.min(...this.#rates));
     const length = Math.min(remaining, Math.max(MIN_CHUNK, Math.min(MAX_CHUNK, fits)));
     // Never leave a single token: a chunk of one takes another kernel path and rounds differently.
     return remaining - length === 1 ? length - 1 : length;

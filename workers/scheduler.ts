@@ -43,7 +43,15 @@ export class Scheduler {
   readonly #preempted = new Set<number>();
   #lastRecall = 0;
 
-  constructor(kv: KvMemory, layout: SlotLayout, range: DecodeRange, context: SequenceContext, out: Outputs) {
+  /** `model` is only run here, to learn how fast it is. */
+  constructor(
+    model: Model,
+    kv: KvMemory,
+    layout: SlotLayout,
+    range: DecodeRange,
+    context: SequenceContext,
+    out: Outputs,
+  ) {
     this.#kv = kv;
     this.#layout = layout;
     this.#range = range;
@@ -55,6 +63,8 @@ export class Scheduler {
     // One row and one home are backed in full from the start, so that any sequence can always run alone.
     kv.reserve(0, layout.maxLen);
     kv.reserve(first, layout.maxLen);
+    // In an own row: a home may belong to a decode worker that outlived the last lead.
+    this.#prefill.calibrate(model, 0);
   }
 
   /** Nothing to compute; whatever changes that arrives by message. */
