@@ -1,0 +1,54 @@
+// What a bench is, and the list of them. run.ts picks one by name and loads only that.
+import type { Flags, FlagSpecs } from './flags.ts';
+import type { Report } from './report.ts';
+
+export interface Bench {
+  /** Its own flags, besides the common ones. */
+  flags: FlagSpecs;
+  run(flags: Flags, report: Report): Promise<void>;
+}
+
+export interface BenchEntry {
+  /** The question it answers, one line. */
+  question: string;
+  load(): Promise<{ bench: Bench }>;
+}
+
+export const benches: Readonly<Record<string, BenchEntry>> = {
+  codec: {
+    question: 'what do encoding and decoding a frame cost, and how many bytes is a delta?',
+    load: () => import('./codec.ts'),
+  },
+  decode: {
+    question: 'how fast is the bare decode loop on real weights, without any server?',
+    load: () => import('./decode.ts'),
+  },
+  serve: {
+    question: 'how much of the bare loop arrives through the native socket and through SSE, and how evenly?',
+    load: () => import('./serve.ts'),
+  },
+  stall: {
+    question: 'what do running streams feel of a long prompt, and how fast does a cancel act?',
+    load: () => import('./stall.ts'),
+  },
+  delay: {
+    question: 'how long does a sampled token wait until it is written to its socket, per latency class?',
+    load: () => import('./delay.ts'),
+  },
+  sockets: {
+    question: 'what does an idle connection cost, and how do 1,000 streaming connections fare?',
+    load: () => import('./sockets.ts'),
+  },
+  http: {
+    question: 'how many plain HTTP requests per second, and how late are they?',
+    load: () => import('./http.ts'),
+  },
+  start: {
+    question: 'how long from the command to ready, with a warm and with an empty cache?',
+    load: () => import('./start.ts'),
+  },
+  memory: {
+    question: 'how much memory does a second worker add on a model of a billion parameters?',
+    load: () => import('./memory.ts'),
+  },
+};

