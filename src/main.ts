@@ -72,6 +72,7 @@ function watchEngines(app: App, engines: EngineSet, config: Config, log: Log, sh
   engines.loaded.then(
     () => {
       hideProgress();
+      if (app.services.isDraining) return;
       const names = engines.engines.map(({ model }) => model.id).join(', ');
       log.info(`ready: ${names} on ${app.server.url} after ${Math.round(performance.now() - startedAt)} ms`);
     },

@@ -10,6 +10,10 @@ export class ClientGone extends Error {
   override readonly name = 'ClientGone';
 }
 
+/** Bodies being received by all connections together: without it many slow senders could fill the memory. */
+const BODIES_IN_FLIGHT_BYTES = 256 << 20;
+let inFlightBytes = 0;
+
 function tooLarge(limitBytes: number): ServiceError {
   return new ServiceError('too_large', `The request body exceeds ${limitBytes} bytes.`);
 }
@@ -26,17 +30,33 @@ export function readBody(exchange: Exchange, limitBytes: number = Limits.httpBod
     }
     let chunks: Buffer[] = [];
     let numBytes = 0;
-    exchange.onGone(() => reject(new ClientGone('The client left while sending its request.')));
+    let numHeld = 0;
+    const release = (): void => {
+      inFlightBytes -= numHeld;
+      numHeld = 0;
+      chunks = [];
+    };
+    const fail = (error: Error): void => {
+      release();
+      reject(error);
+    };
+    exchange.onGone(() => fail(new ClientGone('The client left while sending its request.')));
     exchange.onData((chunk, isLast) => {
       numBytes += chunk.byteLength;
-      if (numBytes > limitBytes) {
-        chunks = [];
-        reject(tooLarge(limitBytes));
-        return;
+      // What comes after a refusal is dropped, and so is what comes after the end.
+      if (numBytes > limitBytes) return fail(tooLarge(limitBytes));
+      if (inFlightBytes + chunk.byteLength > BODIES_IN_FLIGHT_BYTES) {
+        numBytes = Infinity;
+        return fail(new ServiceError('overloaded', 'Too many requests are being received at once.'));
       }
       // The buffer is detached when this call returns, so it is copied.
       chunks.push(Buffer.from(Buffer.from(chunk)));
-      if (isLast) resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks));
+      numHeld += chunk.byteLength;
+      inFlightBytes += chunk.byteLength;
+      if (!isLast) return;
+      const body = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
+      release();
+      resolve(body);
     });
   });
 }
