@@ -12,7 +12,7 @@ import { EventStream } from './sse.ts';
  * The head of the answer waits this long for the first event, so that a request that fails at once (prompt too long,
  * queue full) gets its HTTP status. Longer would let proxies take the silence for a dead server.
  */
-const HEAD_WAIT_MS = 1000;
+export const HEAD_WAIT_MS = 5000;
 /** Events per write; more are written by the next one if the socket still takes them. */
 const EVENTS_PER_WRITE = 512;
 

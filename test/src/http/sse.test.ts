@@ -3,7 +3,7 @@ import { FLUSH_WINDOW_MS } from '../../../protocol/constants.ts';
 import { ServiceError } from '../../../protocol/errors.ts';
 import { defaultSampling } from '../../../protocol/sampling.ts';
 import { localCaller } from '../../../src/auth/caller.ts';
-import { LogWriter } from '../../../src/http/log-writer.ts';
+import { HEAD_WAIT_MS, LogWriter } from '../../../src/http/log-writer.ts';
 import { EventStream, PING_MS, STALL_MS } from '../../../src/http/sse.ts';
 import { Responses } from '../../../src/responses/registry.ts';
 import { FakeEngine } from '../support/fake-engine.ts';
@@ -103,7 +103,7 @@ describe('LogWriter', () => {
     early.engine.step();
     expect(early.response.body).toBe('<a');
     const late = start();
-    vi.advanceTimersByTime(1000);
+    vi.advanceTimersByTime(HEAD_WAIT_MS);
     expect(late.response.body).toBe('<');
     late.engine.run();
     expect(late.response.body).toBe('<abcd>');

@@ -1,0 +1,116 @@
+// The whole path on real weights: the default model behind the real front end, asked by the official client.
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import OpenAI from 'openai';
+import { pino } from 'pino';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { startApp, type App } from '../../../src/app.ts';
+import { loadConfig } from '../../../src/config.ts';
+import { startEngines, type EngineSet } from '../../../src/engine/pool.ts';
+
+const cacheDir = mkdtempSync(join(tmpdir(), 'tokenwire-chat-'));
+let app: App;
+let engines: EngineSet;
+let client: OpenAI;
+
+beforeAll(async () => {
+  const config = loadConfig(['--port', '0', '--cache-dir', cacheDir], {});
+  const log = pino({ level: 'silent' });
+  app = startApp(config, log, 'tokenwire/test', () => {
+    engines = startEngines({ ...config, log, debugOwners: true });
+    return engines;
+  });
+  await engines.loaded;
+  client = new OpenAI({ baseURL: `${app.server.url}/v1`, apiKey: 'none', maxRetries: 0 });
+}, 60_000);
+afterAll(async () => {
+  await app.stop(0);
+  rmSync(cacheDir, { recursive: true, force: true });
+});
+
+const question = [{ role: 'user' as const, content: 'What is the capital of France?' }];
+
+describe('Chat Completions on the default model', () => {
+  it('knows the capital of France, streamed and not', async () => {
+    const fields = { model: 'default', messages: question, temperature: 0, max_tokens: 40 };
+    const answer = await client.chat.completions.create(fields);
+    expect(answer.choices[0]?.message.content).toContain('Paris');
+    expect(answer.choices[0]?.finish_reason).toBe('stop');
+    const stream = await client.chat.completions.create({
+      ...fields,
+      stream: true,
+      stream_options: { include_usage: true },
+    });
+    let text = '';
+    let usage;
+    for await (const chunk of stream) {
+      text += chunk.choices[0]?.delta.content ?? '';
+      usage = chunk.usage ?? usage;
+    }
+    expect(text).toBe(answer.choices[0]?.message.content);
+    expect(usage?.completion_tokens).toBe(answer.usage?.completion_tokens);
+    expect(usage?.prompt_tokens_details?.cached_tokens).toBeGreaterThan(0);
+  });
+
+  it('honours max_tokens, stop, seed and ignore_eos', async () => {
+    const create = async (fields: object) => {
+      const answer = await client.chat.completions.create({ model: 'default', messages: question, ...fields });
+      return { choice: answer.choices[0]!, usage: answer.usage! };
+    };
+    const short = await create({ max_tokens: 3 });
+    expect(short.usage.completion_tokens).toBe(3);
+    expect(short.choice.finish_reason).toBe('length');
+    const stopped = await create({ temperature: 0, stop: 'Paris' });
+    expect(stopped.choice.message.content).not.toContain('Paris');
+    expect(stopped.choice.finish_reason).toBe('stop');
+    const [first, second] = await Promise.all([1, 2].map(() => create({ seed: 11, max_tokens: 30 })));
+    expect(first!.choice.message.content).toBe(second!.choice.message.content);
+    const endless = await create({ ignore_eos: true, max_tokens: 120, temperature: 0 });
+    expect(endless.usage.completion_tokens).toBe(120);
+  });
+
+  it('refuses a prompt longer than the context with its status', async () => {
+    const content = 'word '.repeat(400_000);
+    for (const stream of [false, true]) {
+      const created = client.chat.completions.create({
+        model: 'default',
+        messages: [{ role: 'user', content }],
+        stream,
+      });
+      await expect(created).rejects.toMatchObject({ status: 400, code: 'context_length_exceeded' });
+    }
+  });
+
+  it('serves sixteen streams at once, and none is left when their clients leave', async () => {
+    const controller = new AbortController();
+    const streams = await Promise.all(
+      Array.from({ length: 16 }, (_, index) =>
+        client.chat.completions.create(
+          {
+            model: 'default',
+            messages: [{ role: 'user', content: `Tell me a story about the number ${index}.` }],
+            stream: true,
+            max_tokens: 3000,
+            ignore_eos: true,
+          } as OpenAI.ChatCompletionCreateParamsStreaming,
+          { signal: controller.signal },
+        ),
+      ),
+    );
+    const counts = streams.map(() => 0);
+    const reads = streams.map(async (stream, index) => {
+      for await (const chunk of stream) {
+        if (chunk.choices[0]?.delta.content) counts[index]!++;
+        if (counts.every((count) => count >= 5)) controller.abort();
+      }
+    });
+    await Promise.allSettled(reads);
+    expect(counts.every((count) => count >= 5)).toBe(true);
+    const deadline = performance.now() + 3000;
+    while (app.services.responses.active > 0 && performance.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    expect(app.services.responses.active).toBe(0);
+  });
+});
