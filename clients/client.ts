@@ -218,6 +218,10 @@ export class Client {
       whenUsable: () => this.#whenUsable(),
       request: (build) => this.#request((requestId) => build(openLane(), requestId)),
       start: (begin, signal) => this.#start(openLane, begin, signal),
+      learnModel: (model) => {
+        const isKnown = this.models.some(({ id, contextLength }) => id === model && contextLength > 0);
+        if (!isKnown && this.#watched.size + this.#creating.size === 0) this.#connection.redial();
+      },
       openSession: (options) => this.session({ class: laneClass, ...options }),
       release: () => {
         forget();

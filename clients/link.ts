@@ -14,6 +14,8 @@ export interface Link {
     begin: (send: (options: CreateOptions | Error) => void, feed: ResponseFeed) => void,
     signal?: AbortSignal,
   ): ResponseStream;
+  /** A model that was loading is ready: gets its description, unless that would cut off an answer. */
+  learnModel(model: string): void;
   /** Another session of the same client and class. */
   openSession(options: ClientSessionOptions): Session;
   /** Gives the lane back and forgets the session. */

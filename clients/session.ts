@@ -39,6 +39,8 @@ export interface ClientSessionOptions extends SessionOptions {
   recreate?: boolean;
   /** Called each time the session is ready on a new connection. */
   onOpened?: (info: SessionInfo, origin: SessionOrigin) => void;
+  /** Called while the model is still loading, with a sentence that says how far it is; what was sent waits. */
+  onLoading?: (message: string) => void;
 }
 
 /** Sampling for this answer alone, and how to run it. */
@@ -53,10 +55,14 @@ export interface SendOptions extends Partial<SamplingParams> {
   deadlineMs?: number;
 }
 
+/** When the server does not say when to ask again. */
+const LOADING_RETRY_MS = 1000;
+
 export class Session {
   readonly #link: Link;
   readonly #recreate: boolean;
   readonly #onOpened: ((info: SessionInfo, origin: SessionOrigin) => void) | undefined;
+  readonly #onLoading: ((message: string) => void) | undefined;
   /** What a new session is made of, without its messages. */
   readonly #make: Omit<SessionOptions, 'session' | 'messages'>;
   /** Local copy of the conversation; null while only the server knows it. */
@@ -70,13 +76,16 @@ export class Session {
   #order: Promise<unknown> = Promise.resolve();
   #isClosed = false;
   #mustRefresh: boolean;
+  #wasLoading = false;
+  #loadingTimer: ReturnType<typeof setTimeout> | undefined;
 
   /** Use `client.session`. */
   constructor(link: Link, options: ClientSessionOptions) {
-    const { session, messages, class: _class, recreate, onOpened, ...make } = options;
+    const { session, messages, class: _class, recreate, onOpened, onLoading, ...make } = options;
     this.#link = link;
     this.#recreate = recreate ?? true;
     this.#onOpened = onOpened;
+    this.#onLoading = onLoading;
     this.#make = make;
     this.#id = session ?? null;
     this.#messages = messages?.slice() ?? (session === undefined ? [] : null);
@@ -184,6 +193,7 @@ export class Session {
   leave(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    clearTimeout(this.#loadingTimer);
     this.#link.release();
   }
 
@@ -199,7 +209,8 @@ export class Session {
       (error: Error) => {
         // Lost on the way: the next connection tries again, and whoever waits goes on waiting.
         if (error instanceof ConnectionLostError && !error.isLocal) return;
-        this.connectionClosed(error);
+        if (error instanceof ServiceError && error.code === 'model_loading') this.#waitForModel(error);
+        else this.connectionClosed(error);
       },
     );
   }
@@ -216,7 +227,14 @@ export class Session {
     this.#opening.reject(error);
   }
 
+  #waitForModel(error: ServiceError): void {
+    this.#wasLoading = true;
+    this.#onLoading?.(error.message);
+    this.#loadingTimer = setTimeout(() => this.connectionOpened(), error.retryAfterMs ?? LOADING_RETRY_MS);
+  }
+
   #renew(): void {
+    clearTimeout(this.#loadingTimer);
     if (this.#phase === 'opening') return;
     this.#phase = 'opening';
     this.#opening = pending();
@@ -247,6 +265,12 @@ export class Session {
       if (history[0] === Op.SessionHistory) this.#messages = history[4].slice();
     }
     this.#mustRefresh = false;
+    if (this.#wasLoading) {
+      this.#wasLoading = false;
+      // May drop the connection: the session then opens again on the next one, before anything is sent.
+      this.#link.learnModel(answer[3].model);
+      if (!this.#link.isUsable()) throw new ConnectionLostError('dialling again to learn about the model');
+    }
     this.#onOpened?.(answer[3], origin);
   }
 

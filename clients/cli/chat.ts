@@ -48,9 +48,15 @@ async function talk(client: Client, options: ChatOptions): Promise<number> {
     ...(options.model === null ? {} : { model: options.model }),
     ...(options.system === null ? {} : { system: options.system }),
     onOpened: (_, origin) => {
+      isLoading = false;
       if (origin === 'recreated') terminal.remark('the server had forgotten this chat: it goes on from the copy here');
     },
+    onLoading: (message) => {
+      if (!isLoading) terminal.remark(`waiting: ${message}`);
+      isLoading = true;
+    },
   });
+  let isLoading = false;
   let running: ResponseStream | null = null;
   let interruptedAtMs = -Infinity;
   const terminal = new Terminal(() => {

@@ -14,6 +14,8 @@ const stateNames = { connecting: 'Connecting', open: 'Connected', waiting: 'Not 
 
 export class App {
   readonly root: HTMLElement;
+  /** Called with how far a model has loaded, and with null when it is ready. */
+  onLoading: (message: string | null) => void = () => {};
   readonly #client: Client;
   readonly #views: ChatView[] = [];
   readonly #panes = element('main', { class: 'panes' });
@@ -63,7 +65,10 @@ export class App {
     this.#dot.title = stateNames[state.state];
     if (state.state !== 'open') return;
     const model = this.#client.models[0];
-    const context = model === undefined ? '' : `${model.contextLength.toLocaleString('en')}-token context`;
+    const context =
+      model === undefined || model.contextLength === 0
+        ? ''
+        : `${model.contextLength.toLocaleString('en')}-token context`;
     const kind = model !== undefined && isBuiltIn(model) ? 'tiny, built in' : '';
     this.#model.replaceChildren(
       element('strong', {}, model?.id ?? 'no model'),
@@ -91,6 +96,7 @@ export class App {
       changed: () => this.#drawTabs(),
     });
     chat.onStore = () => this.#store();
+    chat.onLoading = (message) => this.onLoading(message);
     view.root.addEventListener('focusin', () => this.#activate(this.#views.indexOf(view)));
     this.#views.push(view);
     this.#panes.append(view.root);

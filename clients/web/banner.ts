@@ -17,6 +17,7 @@ export class Banner {
   readonly root = element('div', { class: 'banner', attributes: { role: 'status', 'aria-live': 'polite' } });
   readonly #actions: BannerActions;
   #wasShown = false;
+  #isLoading = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #clock: ReturnType<typeof setInterval> | undefined;
 
@@ -46,6 +47,18 @@ export class Banner {
       case 'closed':
         if (state.error !== null) this.#refused(state.error);
         return;
+    }
+  }
+
+  /** A model that loads is no fault; null: it is ready. */
+  loading(message: string | null): void {
+    if (message !== null) {
+      this.#isLoading = true;
+      this.#say('plain', `Please wait: ${message}`);
+    } else if (this.#isLoading) {
+      this.#isLoading = false;
+      this.#say('good', 'The model is ready');
+      this.#timer = setTimeout(() => this.#hide(), BACK_MS);
     }
   }
 

@@ -37,6 +37,8 @@ export class Chat {
   onChange: (change: ChatChange) => void = () => {};
   /** Called when something worth storing changed. */
   onStore: () => void = () => {};
+  /** Called with how far the model has loaded, and with null when it is ready. */
+  onLoading: (message: string | null) => void = () => {};
   #settings: ChatSettings;
   #session: Session;
   readonly #client: Client;
@@ -163,11 +165,13 @@ export class Chat {
       ...(model === null ? {} : { model }),
       messages,
       onOpened: (_, origin) => this.#opened(origin),
+      onLoading: (message) => this.onLoading(message),
     });
   }
 
   /** After a lost connection only the server knows whether the answer that was cut off is part of the conversation. */
   #opened(origin: SessionOrigin): void {
+    this.onLoading(null);
     const last = this.turns.at(-1);
     if (last !== undefined && last.state === 'failed') {
       const numBefore = this.turns.filter((turn) => turn !== last && turn.isKept).length;

@@ -18,6 +18,7 @@ const client = connect(location.origin, {
   ...(apiKey === null ? {} : { apiKey }),
 });
 const app = new App(client);
+app.onLoading = (message) => banner.loading(message);
 client.onState((state) => {
   banner.show(state);
   app.stateChanged(state);

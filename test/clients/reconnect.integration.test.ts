@@ -145,6 +145,34 @@ describe('A dropped connection', () => {
   });
 });
 
+describe('A model that is still loading', () => {
+  it('lets what was sent wait, says how far it is, and is described anew when it is ready', async () => {
+    let numRefused = 0;
+    const info = { id: 'fake-model', aliases: [], contextLength: 0, preset: {}, tools: false, note: '' };
+    const server = await serve({
+      intercept: (message, peer) => {
+        if (message[0] === Op.Hello && numRefused === 0) {
+          peer.send([Op.Welcome, 0, 1, { server: 's', connection: 'c', models: [info], limits: {} }]);
+          return true;
+        }
+        if (message[0] !== Op.OpenSession || numRefused === 2) return false;
+        numRefused++;
+        const error = { code: 'model_loading', message: `${numRefused * 40} %`, retryable: true, retryAfterMs: 5 };
+        peer.send([Op.Error, message[1], message[2], error]);
+        return true;
+      },
+    });
+    const said: string[] = [];
+    const client = open(server);
+    const session = client.session({ onLoading: (message) => said.push(message) });
+    expect((await session.send('hello').finished).text).toBe('hello');
+    expect(said).toEqual(['40 %', '80 %']);
+    expect(client.models[0]?.contextLength).toBe(2048);
+    expect(server.peers.length).toBe(2);
+    expect(server.sessions.size).toBe(1);
+  });
+});
+
 describe('Goaway', () => {
   it('holds new requests back, lets the running answer finish and returns after the advised time', async () => {
     const server = await serve({
