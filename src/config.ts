@@ -90,7 +90,7 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
   models: {
     name: 'MODEL',
     defaultText: `${BUILT_IN_MODEL} (built in)`,
-    meaning: 'Models, comma-separated: npm package, directory or hub id. The first also answers to the name "default".',
+    meaning: 'Models, comma-separated: npm package or directory. The first also answers to the name "default".',
     parse: names,
     fallback: () => [BUILT_IN_MODEL],
   },
