@@ -8,8 +8,8 @@ import type { Model } from './model/model.ts';
 import type { Outputs } from './outputs.ts';
 import type { Sequence } from './sequence.ts';
 
-/** How a sequence left its row: finished, handed to another worker with its KV in its home, or out of memory. */
-export type LeaveKind = 'done' | 'moved' | 'preempted';
+/** How a sequence left its row: finished, handed to another worker, set aside (KV in its home), or out of memory. */
+export type LeaveKind = 'done' | 'moved' | 'parked' | 'preempted';
 
 type RowState = 'joining' | 'live' | 'leaving' | 'hole';
 
@@ -74,18 +74,23 @@ export class DecodeRange {
     this.#joining.push(sequence);
   }
 
-  /** Ends the live and joining sequences for which `ended` returns true (it has already told the client). */
-  reap(ended: (sequence: Sequence) => boolean): void {
+  /**
+   * Lets live and joining sequences go as `verdict` says: 'done' (the client has been told its end), 'parked', or null
+   * to stay.
+   */
+  reap(verdict: (sequence: Sequence) => 'done' | 'parked' | null): void {
     for (const row of this.#rows) {
-      if (row.state === 'live' && ended(row.sequence!)) this.#leave(row, 'done');
+      const kind = row.state === 'live' ? verdict(row.sequence!) : null;
+      if (kind) this.#leave(row, kind);
     }
     for (let i = this.#joining.length - 1; i >= 0; i--) {
       const sequence = this.#joining[i]!;
-      if (!ended(sequence)) continue;
+      const kind = verdict(sequence);
+      if (!kind) continue;
       this.#joining.splice(i, 1);
       const row = this.#rows.find((candidate) => candidate.sequence === sequence);
       if (row) this.#vacate(row);
-      this.#onLeft(sequence, 'done');
+      this.#onLeft(sequence, kind);
     }
   }
 

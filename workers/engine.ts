@@ -9,7 +9,7 @@ import type { LeaveKind } from './decode-range.ts';
 import { KvMemory } from './kv/kv-memory.ts';
 import { Link } from './link.ts';
 import type { DecodeMessage, LeadMessage } from './link.ts';
-import { Ctl } from './messages.ts';
+import { Ctl, Flag } from './messages.ts';
 import type { EngineGauges, EngineRequest, FromWorker, ToWorker, WorkerInit } from './messages.ts';
 import type { Model } from './model/model.ts';
 import { Outputs } from './outputs.ts';
@@ -158,13 +158,19 @@ export class Engine {
   #reap(): void {
     const now = Date.now();
     const ended = (sequence: Sequence, isWaiting = false): boolean => this.#endIfDue(sequence, now, isWaiting);
+    const isParked = (sequence: Sequence): boolean => this.#flag(sequence) === Flag.park;
     this.#scheduler?.reap(ended);
-    this.#range.reap(ended);
+    this.#scheduler?.unpark((sequence) => !isParked(sequence));
+    this.#range.reap((sequence) => (ended(sequence) ? 'done' : isParked(sequence) ? 'parked' : null));
+  }
+
+  #flag(sequence: Sequence): number {
+    return Atomics.load(this.#flags, sequence.meta.flag);
   }
 
   #endIfDue(sequence: Sequence, now: number, isWaiting: boolean): boolean {
-    const { id, flag, deadline, queueDeadline } = sequence.meta;
-    if (Atomics.load(this.#flags, flag) === 1) {
+    const { id, deadline, queueDeadline } = sequence.meta;
+    if (this.#flag(sequence) === Flag.cancel) {
       sequence.finish(this.#out);
       this.#out.end(id, 'cancelled');
     } else if (now > deadline) {

@@ -146,7 +146,7 @@ export interface EngineGauges {
 export interface EngineShared {
   /** Per layer one buffer for K and one for V, [slots, kvHeads, maxLen, headDim] float32, K and V alternating. */
   kv: SharedArrayBuffer[];
-  /** Int32 per request flag: 1 = cancel. */
+  /** Int32 per request: a Flag. */
   flags: SharedArrayBuffer;
   /** Int32 per slot: id of the worker that may write it (asserted when `debugOwners`). */
   owners: SharedArrayBuffer;
@@ -155,6 +155,9 @@ export interface EngineShared {
   /** One Int32 for the whole process: held while a session is created, since its settings pass through the environment. */
   loadLock?: SharedArrayBuffer;
 }
+
+/** What the main thread asks of a request, seen by whichever worker holds it at its next step. */
+export const Flag = { run: 0, cancel: 1, park: 2 } as const;
 
 /** Int32 indices in a worker's control buffer. */
 export const Ctl = {

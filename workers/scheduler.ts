@@ -41,6 +41,8 @@ export class Scheduler {
   readonly #context: SequenceContext;
   readonly #out: Outputs;
   readonly #preempted = new Set<number>();
+  /** Requests nobody reads, oldest first. Their homes are the last resident slots to be given to others. */
+  readonly #parked = new Map<number, Sequence>();
   #lastRecall = 0;
 
   /** `model` is only run here, to learn how fast it is. */
@@ -126,10 +128,32 @@ export class Scheduler {
       this.#waiting.splice(i, 1);
       this.#preempted.delete(sequence.id);
     }
+    for (const sequence of this.#parked.values()) {
+      if (!ended(sequence, false)) continue;
+      this.#parked.delete(sequence.id);
+      this.#slots.unpark(sequence.id);
+    }
     for (const sequence of this.#prefill.sequences) {
       if (!ended(sequence, false)) continue;
       this.#prefill.remove(sequence);
       this.#keep(sequence);
+    }
+  }
+
+  /** Parked requests that are read again go on, where they stopped if their home still holds their KV. */
+  unpark(isWanted: (sequence: Sequence) => boolean): void {
+    for (const sequence of this.#parked.values()) {
+      if (!isWanted(sequence) || this.#prefill.size + this.#numRunning() >= this.#capacity()) continue;
+      this.#parked.delete(sequence.id);
+      const home = this.#slots.takeParked(sequence.id);
+      if (home !== null) {
+        sequence.home = home;
+        this.#place(sequence);
+      } else {
+        this.#slots.unpark(sequence.id);
+        sequence.home = -1;
+        this.#waiting.unshift(sequence);
+      }
     }
   }
 
@@ -157,6 +181,7 @@ export class Scheduler {
     this.#kv.claim(sequence.home);
     if (kind === 'done') this.#keep(sequence);
     else if (kind === 'preempted') this.#requeue(sequence);
+    else if (kind === 'parked') this.#park(sequence);
     else this.#place(sequence);
   }
 
@@ -294,6 +319,11 @@ export class Scheduler {
     }
   }
 
+  #park(sequence: Sequence): void {
+    this.#parked.set(sequence.id, sequence);
+    this.#keep(sequence, sequence.homeLength === sequence.past ? sequence.id : 0);
+  }
+
   #requeue(sequence: Sequence): void {
     this.#keep(sequence);
     sequence.home = -1;
@@ -301,8 +331,8 @@ export class Scheduler {
     this.#waiting.unshift(sequence);
   }
 
-  #keep(sequence: Sequence): void {
+  #keep(sequence: Sequence, parked = 0): void {
     const { tenant, session } = sequence.meta;
-    this.#slots.keep(sequence.home, { tenant, session, ids: sequence.ids.slice(0, sequence.homeLength) });
+    this.#slots.keep(sequence.home, { tenant, session, parked, ids: sequence.ids.slice(0, sequence.homeLength) });
   }
 }

@@ -2,7 +2,7 @@
 // known here by id; a worker's events for an id that has ended are ignored, so late and repeated ends do no harm.
 import { Limits } from '../../protocol/constants.ts';
 import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
-import { Ev, endReasons } from '../../workers/messages.ts';
+import { Ev, Flag, endReasons } from '../../workers/messages.ts';
 import type { CompiledModel, EncodeResult, EngineRequest, FromWorker, PromptInput } from '../../workers/messages.ts';
 import type { StepOutput, StepStats } from '../../workers/messages.ts';
 import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
@@ -100,8 +100,18 @@ export class EngineClient {
       queueMicrotask(() => this.#deliverEnd(id, null));
       return;
     }
-    Atomics.store(this.#flags, active.request.flag, 1);
+    Atomics.store(this.#flags, active.request.flag, Flag.cancel);
     this.#workers.wake();
+  }
+
+  /** See Engine.park. */
+  park(id: number): void {
+    this.#exchangeFlag(id, Flag.run, Flag.park);
+  }
+
+  /** See Engine.unpark. */
+  unpark(id: number): void {
+    this.#exchangeFlag(id, Flag.park, Flag.run);
   }
 
   forget(session: string): void {
@@ -181,6 +191,12 @@ export class EngineClient {
     this.onStepEnd?.();
   }
 
+  #exchangeFlag(id: number, expected: number, next: number): void {
+    const active = this.#active.get(id);
+    if (!active || Atomics.compareExchange(this.#flags, active.request.flag, expected, next) !== expected) return;
+    this.#workers.wake();
+  }
+
   #deliverEnd(id: number, error: ServiceError | null): void {
     this.#end(id, error ? 'error' : 'cancelled', error);
     this.onStepEnd?.();
@@ -191,7 +207,7 @@ export class EngineClient {
     if (!active) return;
     this.#active.delete(id);
     this.#admitted(active);
-    Atomics.store(this.#flags, active.request.flag, 0);
+    Atomics.store(this.#flags, active.request.flag, Flag.run);
     this.#freeFlags.push(active.request.flag);
     active.sink.onEnd(reason, error);
   }

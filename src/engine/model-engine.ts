@@ -97,6 +97,14 @@ export class ModelEngine implements Engine {
     this.#client?.cancel(id);
   }
 
+  park(id: number): void {
+    this.#client?.park(id);
+  }
+
+  unpark(id: number): void {
+    this.#client?.unpark(id);
+  }
+
   forget(session: string): void {
     this.#client?.forget(session);
   }

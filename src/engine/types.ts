@@ -58,6 +58,13 @@ export interface Engine {
   submit(options: SubmitOptions, sink: EngineSink): number;
   /** Idempotent; the sink's onEnd('cancelled') follows within a step or prefill chunk. Unknown ids are ignored. */
   cancel(id: number): void;
+  /**
+   * Stops generating for now: nobody reads. The request keeps its tokens and its place may go to others; events already
+   * under way still arrive. Idempotent; unknown and ended ids are ignored, and cancel still ends it at once.
+   */
+  park(id: number): void;
+  /** Goes on with a parked request as soon as there is room (its text is the same as if it had never been parked). */
+  unpark(id: number): void;
   /** Drop the KV kept for a session. */
   forget(session: string): void;
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Ctl } from '../../workers/messages.ts';
+import { Ctl, Flag } from '../../workers/messages.ts';
 import { EngineKit } from './support/engine-kit.ts';
 
 /** mulberry32 */
@@ -138,6 +138,44 @@ describe('Engine', () => {
     kit.run();
     expect(ids.map((id) => kit.outcome(id).text)).toEqual(alone);
     expect(kit.gauges.kvUsedTokens).toBeLessThanOrEqual(2 * 512 + 1000);
+  });
+
+  it.each([1, 2])(
+    'gives a parked request the text it would have had, and its place to others meanwhile (%i workers)',
+    (workers) => {
+      const options = { ignoreEos: true, maxTokens: 80 } as const;
+      const texts = prompts(6, random(seed));
+      const alone = texts.map((text) => new EngineKit().answer(text, options).text);
+      // One row per worker: with the first request parked, the others can only run in its place.
+      const kit = new EngineKit({ workers, rows: 1, homes: 2 * workers });
+      const ids = texts.map((text) => kit.submit(text, options));
+      const run = (steps: number): void => {
+        for (let i = 0; i < steps; i++) kit.step(i % workers);
+      };
+      run(30 * workers);
+      kit.flag(ids[0]!, Flag.park);
+      run(4 * workers);
+      const before = kit.outcome(ids[0]!).tokens.length;
+      expect(before).toBeGreaterThan(10);
+      run(1500);
+      expect(kit.outcome(ids[0]!).tokens).toHaveLength(before);
+      for (const id of ids.slice(1)) expect(kit.outcome(id).ends).toEqual(['length']);
+      kit.flag(ids[0]!, Flag.run);
+      kit.run();
+      expect(ids.map((id) => kit.outcome(id).text)).toEqual(alone);
+    },
+  );
+
+  it('ends a parked request that is cancelled', () => {
+    const kit = new EngineKit();
+    const id = kit.submit('parked', { ignoreEos: true });
+    for (let i = 0; i < 20; i++) kit.step(0);
+    kit.flag(id, Flag.park);
+    for (let i = 0; i < 5; i++) kit.step(0);
+    expect(kit.outcome(id).ends).toEqual([]);
+    kit.cancel(id);
+    kit.run();
+    expect(kit.outcome(id).ends).toEqual(['cancelled']);
   });
 
   it('uses both workers when nothing is to be prefilled', () => {

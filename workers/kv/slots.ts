@@ -8,6 +8,8 @@ export interface Resident {
   session: string;
   /** Token ids whose KV the slot holds, from position 0. */
   ids: number[];
+  /** Id of a parked request that will go on from it, or 0. */
+  parked: number;
   lastUsed: number;
   /** Copies out of it under way; it is neither evicted nor continued meanwhile. */
   pins: number;
@@ -62,7 +64,7 @@ export class SlotTable {
       if (common < MIN_PREFIX || (best && common <= best.length)) continue;
       // Used up in place: its own session goes on, or nobody wants the rest of it back.
       const isItsOwn = slot.session === '' ? common >= slot.ids.length : slot.session === session;
-      const inPlace = isItsOwn && slot.pins === 0;
+      const inPlace = isItsOwn && slot.pins === 0 && slot.parked === 0;
       best = { slot: this.#first + index, length: common, inPlace };
     }
     return best;
@@ -94,6 +96,20 @@ export class SlotTable {
   keep(slot: number, resident: Omit<Resident, 'lastUsed' | 'pins'>): void {
     if (resident.session !== '') this.forget(resident.session);
     this.#slots[slot - this.#first] = { ...resident, lastUsed: ++this.#clock, pins: 0 };
+  }
+
+  /** The home of a parked request, busy again, if it has not been given to others. */
+  takeParked(id: number): number | null {
+    const index = this.#slots.findIndex((slot) => slot !== null && slot !== 'busy' && slot.parked === id);
+    if (index < 0) return null;
+    if ((this.#slots[index] as Resident).pins > 0) return null;
+    this.#slots[index] = 'busy';
+    return this.#first + index;
+  }
+
+  /** A parked request ended: its KV is an ordinary prefix from now on. */
+  unpark(id: number): void {
+    for (const slot of this.#slots) if (slot && slot !== 'busy' && slot.parked === id) slot.parked = 0;
   }
 
   /** The sequence left and its KV is of no use. */
@@ -136,11 +152,12 @@ export class SlotTable {
     return this.#slots.flatMap((slot, index) => (accept(slot) ? [index + this.#first] : []));
   }
 
-  /** Resident slots, those nobody will ask for by name first, then the longest unused. */
+  /** Resident slots: those nobody will ask for by name, then sessions, then parked requests; the longest unused first. */
   #evictable(): number[] {
     const worth = (slot: number): [number, number] => {
       const resident = this.#slots[slot - this.#first] as Resident;
-      return [resident.session === '' ? 0 : 1, resident.lastUsed];
+      const kind = resident.parked !== 0 ? 2 : resident.session !== '' ? 1 : 0;
+      return [kind, resident.lastUsed];
     };
     return this.#candidates((slot) => slot !== null && slot !== 'busy' && slot.pins === 0).sort((a, b) => {
       const [kindA, usedA] = worth(a);

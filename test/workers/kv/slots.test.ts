@@ -41,9 +41,9 @@ describe('SlotTable', () => {
   it('evicts resident slots nobody asks for by name first, then the longest unused', () => {
     const table = new SlotTable(0, 3, budget(1000));
     for (let i = 0; i < 3; i++) table.allocate(10);
-    table.keep(0, { tenant: 't', session: 's', ids: range(0, 10) });
-    table.keep(1, { tenant: 't', session: '', ids: range(100, 110) });
-    table.keep(2, { tenant: 't', session: '', ids: range(200, 210) });
+    table.keep(0, { tenant: 't', session: 's', parked: 0, ids: range(0, 10) });
+    table.keep(1, { tenant: 't', session: '', parked: 0, ids: range(100, 110) });
+    table.keep(2, { tenant: 't', session: '', parked: 0, ids: range(200, 210) });
     expect(table.numResident).toBe(3);
     expect([table.allocate(10), table.allocate(10), table.allocate(10)]).toEqual([1, 2, 0]);
   });
@@ -51,9 +51,9 @@ describe('SlotTable', () => {
   it('finds the longest common prefix of the same tenant and leaves two tokens to compute', () => {
     const table = new SlotTable(0, 3, budget(1000));
     for (let i = 0; i < 3; i++) table.allocate(10);
-    table.keep(0, { tenant: 'a', session: '', ids: range(0, 30) });
-    table.keep(1, { tenant: 'a', session: '', ids: range(0, 50) });
-    table.keep(2, { tenant: 'b', session: '', ids: range(0, 90) });
+    table.keep(0, { tenant: 'a', session: '', parked: 0, ids: range(0, 30) });
+    table.keep(1, { tenant: 'a', session: '', parked: 0, ids: range(0, 50) });
+    table.keep(2, { tenant: 'b', session: '', parked: 0, ids: range(0, 90) });
     expect(table.findPrefix('a', '', range(0, 80))).toEqual({ slot: 1, length: 50, inPlace: true });
     expect(table.findPrefix('a', '', range(0, 40))).toEqual({ slot: 1, length: 38, inPlace: false });
     expect(table.findPrefix('c', '', range(0, 40))).toBe(null);
@@ -63,7 +63,7 @@ describe('SlotTable', () => {
   it('continues in place only for the session that left the slot', () => {
     const table = new SlotTable(0, 2, budget(1000));
     table.allocate(50);
-    table.keep(0, { tenant: 'a', session: 's1', ids: range(0, 40) });
+    table.keep(0, { tenant: 'a', session: 's1', parked: 0, ids: range(0, 40) });
     expect(table.findPrefix('a', 's1', range(0, 60))?.inPlace).toBe(true);
     expect(table.findPrefix('a', 's2', range(0, 60))?.inPlace).toBe(false);
   });
@@ -71,7 +71,7 @@ describe('SlotTable', () => {
   it('neither evicts nor takes over a slot that is being copied from', () => {
     const table = new SlotTable(0, 1, budget(1000));
     table.allocate(50);
-    table.keep(0, { tenant: 'a', session: '', ids: range(0, 40) });
+    table.keep(0, { tenant: 'a', session: '', parked: 0, ids: range(0, 40) });
     table.pin(0);
     expect(table.allocate(10)).toBe(null);
     expect(table.take(0, 10)).toBe(false);
@@ -79,17 +79,31 @@ describe('SlotTable', () => {
     expect(table.take(0, 10)).toBe(true);
   });
 
+  it('gives the homes of parked requests away last, and back to their request until then', () => {
+    const table = new SlotTable(0, 2, budget(1000));
+    table.allocate(10);
+    table.allocate(10);
+    table.keep(0, { tenant: 't', session: '', parked: 7, ids: range(0, 40) });
+    table.keep(1, { tenant: 't', session: 's', parked: 0, ids: range(100, 110) });
+    expect(table.findPrefix('t', '', range(0, 60))).toMatchObject({ slot: 0, inPlace: false });
+    expect(table.allocate(10)).toBe(1);
+    expect(table.takeParked(7)).toBe(0);
+    table.keep(0, { tenant: 't', session: '', parked: 7, ids: range(0, 40) });
+    expect(table.allocate(10)).toBe(0);
+    expect(table.takeParked(7)).toBe(null);
+  });
+
   it('forgets a session, but not under a copy', () => {
     const table = new SlotTable(0, 2, budget(1000));
     table.allocate(50);
-    table.keep(0, { tenant: 'a', session: 's', ids: range(0, 40) });
+    table.keep(0, { tenant: 'a', session: 's', parked: 0, ids: range(0, 40) });
     table.pin(0);
     table.forget('s');
     expect(table.numResident).toBe(1);
     table.unpin(0);
     expect(table.findPrefix('a', 's', range(0, 60))).toMatchObject({ slot: 0 });
     table.take(0, 10);
-    table.keep(0, { tenant: 'a', session: 's', ids: range(0, 40) });
+    table.keep(0, { tenant: 'a', session: 's', parked: 0, ids: range(0, 40) });
     table.forget('s');
     expect(table.numResident).toBe(0);
   });

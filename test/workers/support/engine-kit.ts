@@ -6,7 +6,7 @@ import { defaultSampling } from '../../../protocol/sampling.ts';
 import type { SamplingParams } from '../../../protocol/sampling.ts';
 import { allocateShared } from '../../../src/engine/memory.ts';
 import { Engine } from '../../../workers/engine.ts';
-import { Ctl, Ev, endReasons } from '../../../workers/messages.ts';
+import { Ctl, Ev, Flag, endReasons } from '../../../workers/messages.ts';
 import type { CompiledModel, EngineRequest, EngineShared, EngineGauges } from '../../../workers/messages.ts';
 import type { FromWorker, SlotLayout, ToWorker } from '../../../workers/messages.ts';
 import { FAKE_EOS, FAKE_SHAPE, openFakeModel } from '../../../workers/model/fake.ts';
@@ -134,7 +134,11 @@ export class EngineKit {
   }
 
   cancel(id: number): void {
-    Atomics.store(new Int32Array(this.shared.flags), id % 4096, 1);
+    this.flag(id, Flag.cancel);
+  }
+
+  flag(id: number, value: number): void {
+    Atomics.store(new Int32Array(this.shared.flags), id % 4096, value);
     for (const worker of this.workers) Atomics.add(new Int32Array(worker.ctl), Ctl.mail, 1);
   }
 
