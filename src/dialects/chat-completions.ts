@@ -1,7 +1,8 @@
 // POST /v1/chat/completions: OpenAI's Chat Completions, streamed and not. chat-request.ts reads the request; here it
 // becomes a response, and the response's log is rendered in OpenAI's objects. Shapes: every chunk but the last has
 // finish_reason null, the first carries the role, the finishing one an empty delta, `[DONE]` ends a complete stream.
-import { createHash, randomUUID } from 'node:crypto';
+import { createHash } from 'node:crypto';
+import packageJson from '../../package.json' with { type: 'json' };
 import type { FinishReason, Usage } from '../../protocol/messages.ts';
 import { readJson } from '../http/body.ts';
 import { errorBody } from '../http/errors.ts';
@@ -16,8 +17,6 @@ import { parseChatRequest } from './chat-request.ts';
 
 /** From this many answers at once small events are collected; below, every step is written. */
 const BUSY_RESPONSES = 4;
-/** Changes with every start: the same seed gives the same text only while this stays. */
-const PROCESS_ID = randomUUID();
 
 export async function chatCompletions(exchange: Exchange, services: Services): Promise<void> {
   const caller = services.keys.callerOfHeader(exchange.header('authorization'));
@@ -151,12 +150,13 @@ function commonFields({ id, model, createdAtMs }: Pick<Response, 'id' | 'model' 
   };
 }
 
+/** By model. The same seed gives the same text while it stays: another version may compute differently. */
 const fingerprints = new Map<string, string>();
 
 function fingerprintOf(model: string): string {
   let known = fingerprints.get(model);
   if (known === undefined) {
-    known = `fp_${createHash('sha256').update(`${PROCESS_ID} ${model}`).digest('hex').slice(0, 10)}`;
+    known = `fp_${createHash('sha256').update(`${packageJson.version} ${model}`).digest('hex').slice(0, 10)}`;
     fingerprints.set(model, known);
   }
   return known;

@@ -1,69 +1,7 @@
-import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
+import { ask, killAll, READY, start } from './server-process.ts';
 
-const cacheDir = mkdtempSync(join(tmpdir(), 'tokenwire-main-'));
-const running = new Set<ChildProcess>();
-afterEach(() => {
-  for (const child of running) child.kill('SIGKILL');
-});
-afterAll(() => rmSync(cacheDir, { recursive: true, force: true }));
-
-interface Started {
-  child: ChildProcess;
-  ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
-  output(): string;
-  /** Resolves when stdout and stderr together match. */
-  says(pattern: RegExp): Promise<RegExpExecArray>;
-}
-
-function start(script: 'main' | 'supervisor', args: string[] = [], env: Record<string, string> = {}): Started {
-  const file = fileURLToPath(new URL(`../../src/${script}.ts`, import.meta.url));
-  const child = spawn(process.execPath, [file, ...args], {
-    env: { PATH: process.env.PATH, CACHE_DIR: cacheDir, MODEL: 'fake:stepMs=2', PORT: '0', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  running.add(child);
-  let output = '';
-  const waiting = new Set<() => void>();
-  for (const stream of [child.stdout!, child.stderr!]) {
-    stream.on('data', (data) => {
-      output += String(data);
-      for (const check of waiting) check();
-    });
-  }
-  const ended = new Promise<Awaited<Started['ended']>>((resolve) => {
-    child.on('close', (code, signal) => {
-      running.delete(child);
-      resolve({ code, signal });
-    });
-  });
-  return {
-    child,
-    ended,
-    output: () => output,
-    says: (pattern) =>
-      new Promise((resolve, reject) => {
-        const check = (): void => {
-          const match = pattern.exec(output);
-          if (match) resolve(match);
-        };
-        waiting.add(check);
-        check();
-        void ended.then(() => reject(new Error(`ended without saying ${pattern}: ${output}`)));
-      }),
-  };
-}
-
-const READY = /"ready: [^"]* on (http:\/\/[\d.]+:\d+)/;
-
-function ask(url: string, fields: object = {}): Promise<Response> {
-  const messages = [{ role: 'user', content: 'Hi' }];
-  return fetch(`${url}/v1/chat/completions`, { method: 'POST', body: JSON.stringify({ messages, ...fields }) });
-}
+afterEach(killAll);
 
 describe('npm start', () => {
   it('explains all settings with --help and starts nothing', async () => {
@@ -150,6 +88,26 @@ describe('npm start', () => {
     expect(await answer.text()).toMatch(/data: \[DONE\]\n\n$/);
     expect((await started.ended).code).toBe(0);
   });
+});
+
+describe('a bug outside any request', () => {
+  it.each(['throw new Error("boom")', 'Promise.reject(new Error("boom"))'])(
+    'is logged, answers end, and the exit code is 1: %s',
+    async (bug) => {
+      const source = `import { isMainThread } from 'node:worker_threads';
+        if (isMainThread) process.once('SIGUSR2', () => { ${bug}; });`;
+      const started = start('main', [], {
+        NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(source)}`,
+      });
+      const [, url] = await started.says(READY);
+      const answer = await ask(url!, { ignore_eos: true, max_tokens: 4000, stream: true });
+      started.child.kill('SIGUSR2');
+      expect(await answer.text()).toContain('"code":"shutting_down"');
+      expect(await started.ended).toEqual({ code: 1, signal: null });
+      expect(started.output()).toContain('an unexpected error');
+      expect(started.output()).toContain('boom');
+    },
+  );
 });
 
 describe('supervisor', () => {
