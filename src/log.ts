@@ -13,6 +13,9 @@ interface Line {
   [field: string]: unknown;
 }
 
+/** A progress bar may stand in this line. */
+const CLEAR_LINE = '\r\u001B[K';
+
 const HIDDEN = new Set(['level', 'time', 'msg', 'err', 'pid', 'hostname']);
 
 /** One log entry for people: time, a mark for trouble, the message, then the other fields. */
@@ -31,5 +34,8 @@ export function formatLine(json: string): string {
 /** Writes synchronously, so that the last line before an end by signal is not lost. */
 export function createLog(level: LogLevel): Log {
   if (!process.stderr.isTTY) return pino({ level, base: null }, pino.destination({ fd: 2, sync: true }));
-  return pino({ level, base: null }, { write: (json: string) => void process.stderr.write(formatLine(json)) });
+  return pino(
+    { level, base: null },
+    { write: (json: string) => void process.stderr.write(`${CLEAR_LINE}${formatLine(json)}`) },
+  );
 }
