@@ -30,7 +30,7 @@ const table = new Map<string, Row>([
 ]);
 const prefixes = [...table.keys()].filter((path) => path.endsWith('/'));
 
-/** Exact paths of the HTTP API, for tests and the README. */
+/** Paths of the HTTP API; one that ends in a slash stands for everything below. The README is tested against them. */
 export const httpPaths: readonly string[] = [...table.keys()];
 
 /** Answers one request. Never throws and never rejects. */
