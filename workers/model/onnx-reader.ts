@@ -3,7 +3,7 @@
 // Files come from strangers: every length and offset is checked before it is used.
 import fs from 'node:fs';
 import path from 'node:path';
-import { readFields, readIntegers, text, Wire } from './protobuf.ts';
+import { decodeVarint, readFields, readIntegers, text, Wire } from './protobuf.ts';
 
 export interface OnnxTensor {
   name: string;
@@ -51,20 +51,18 @@ class FileCursor {
   }
 
   varint(end: number): number {
-    let result = 0n;
-    for (let shift = 0n; shift < 70n; shift += 7n) {
-      const byte = this.#byte(end);
-      result |= BigInt(byte & 127) << shift;
-      if (byte < 128) return Number(BigInt.asIntN(64, result));
-    }
-    throw this.error('a number is longer than 10 bytes');
+    return decodeVarint(() => this.#byte(end));
   }
 
   bytes(length: number): Uint8Array {
     if (length > MAX_MESSAGE_BYTES) throw this.error(`a field claims ${length} bytes`);
-    const bytes = readExactly(this.#fd, this.file, this.position, length);
+    const start = this.position;
     this.position += length;
-    return bytes;
+    // A graph has thousands of small nodes: one system call for each would be most of the reading time.
+    if (length > WINDOW_BYTES / 2) return readExactly(this.#fd, this.file, start, length);
+    if (start < this.#start || start + length > this.#start + this.#length) this.#fill(start);
+    if (length > this.#length) throw this.error('the file ends early');
+    return Uint8Array.prototype.slice.call(this.#window, start - this.#start, start - this.#start + length);
   }
 
   /** Length of the next length-delimited or fixed field, checked against the message's end. */
@@ -85,11 +83,15 @@ class FileCursor {
   #byte(end: number): number {
     if (this.position >= end) throw this.error('a message ends inside a number');
     if (this.position < this.#start || this.position >= this.#start + this.#length) {
-      this.#start = this.position;
-      this.#length = fs.readSync(this.#fd, this.#window, 0, WINDOW_BYTES, this.position);
+      this.#fill(this.position);
       if (this.#length === 0) throw this.error('the file ends early');
     }
     return this.#window[this.position++ - this.#start]!;
+  }
+
+  #fill(start: number): void {
+    this.#start = start;
+    this.#length = fs.readSync(this.#fd, this.#window, 0, WINDOW_BYTES, start);
   }
 }
 
@@ -109,6 +111,10 @@ export function readOnnx(file: string): OnnxFile {
         }
       });
     });
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    if (message.startsWith(file)) throw error;
+    throw new Error(`${file}: not a readable ONNX file (${message})`, { cause: error });
   } finally {
     cursor.close();
   }

@@ -11,7 +11,7 @@ import type { OpenOptions } from './onnx-model.ts';
  */
 export async function openModel(
   compiled: CompiledModel,
-  shared: EngineShared & { loadLock?: SharedArrayBuffer },
+  shared: EngineShared,
   layout: SlotLayout,
   options: OpenOptions,
 ): Promise<Model> {

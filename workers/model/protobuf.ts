@@ -17,12 +17,27 @@ const decoder = new TextDecoder();
 
 /** Signed 64-bit varints outside ±2^53 lose precision: nothing in a model file is that large. */
 export function readVarint(bytes: Uint8Array, at: { position: number }): number {
-  let result = 0n;
-  for (let shift = 0n; shift < 70n; shift += 7n) {
+  return decodeVarint(() => {
     const byte = bytes[at.position++];
     if (byte === undefined) throw new Error('protobuf: message ends inside a number');
-    result |= BigInt(byte & 127) << shift;
-    if (byte < 128) return Number(BigInt.asIntN(64, result));
+    return byte;
+  });
+}
+
+/** Decodes one varint from a source of bytes. Throws when it is longer than ten. */
+export function decodeVarint(nextByte: () => number): number {
+  // Almost all numbers of a model file are short; BigInt would cost most of the reading time.
+  let result = 0;
+  for (let shift = 0; shift < 28; shift += 7) {
+    const byte = nextByte();
+    result |= (byte & 127) << shift;
+    if (byte < 128) return result;
+  }
+  let long = BigInt(result);
+  for (let shift = 28n; shift < 70n; shift += 7n) {
+    const byte = nextByte();
+    long |= BigInt(byte & 127) << shift;
+    if (byte < 128) return Number(BigInt.asIntN(64, long));
   }
   throw new Error('protobuf: number longer than 10 bytes');
 }

@@ -99,6 +99,8 @@ function carryOver(into: PackedMatrix, firstRow: number, tensor: IntegerTensor, 
   }
 }
 
+// Truncating `x + offset + 0.5` rounds, and is several times faster than Math.round over a billion weights.
+
 /** Symmetric around 128: the largest magnitude of a block becomes ±127. */
 function pack8(into: PackedMatrix, firstRow: number, values: Float32Array, factor: number): void {
   const { blockSize, packed, scales } = into;
@@ -111,7 +113,7 @@ function pack8(into: PackedMatrix, firstRow: number, values: Float32Array, facto
     }
     scales[block] = (largest / 127) * factor;
     const inverse = largest === 0 ? 0 : 127 / largest;
-    for (let i = first; i < first + blockSize; i++) packed[start + i] = Math.round(values[i]! * inverse) + 128;
+    for (let i = first; i < first + blockSize; i++) packed[start + i] = (values[i]! * inverse + 128.5) | 0;
   }
 }
 
@@ -121,15 +123,20 @@ function pack4(into: PackedMatrix, firstRow: number, values: Float32Array, facto
   const start = firstRow * into.cols;
   for (let first = 0, block = start / blockSize; first < values.length; first += blockSize, block++) {
     let extreme = 0;
+    let largest = 0;
     for (let i = first; i < first + blockSize; i++) {
-      if (Math.abs(values[i]!) > Math.abs(extreme)) extreme = values[i]!;
+      const magnitude = Math.abs(values[i]!);
+      if (magnitude > largest) {
+        largest = magnitude;
+        extreme = values[i]!;
+      }
     }
     const scale = extreme / -8;
     scales[block] = scale * factor;
     const inverse = scale === 0 ? 0 : 1 / scale;
     for (let i = first; i < first + blockSize; i += 2) {
-      const low = Math.min(15, Math.max(0, Math.round(values[i]! * inverse) + 8));
-      const high = Math.min(15, Math.max(0, Math.round(values[i + 1]! * inverse) + 8));
+      const low = Math.min(15, (values[i]! * inverse + 8.5) | 0);
+      const high = Math.min(15, (values[i + 1]! * inverse + 8.5) | 0);
       packed[(start + i) >> 1] = low | (high << 4);
     }
   }

@@ -1,12 +1,14 @@
 // The default model's real weights: accuracy against the float reference, and the identities the engine relies on.
 import fs from 'node:fs';
 import path from 'node:path';
+import { SHARE_ENV, Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { CompiledModel } from '../../../workers/messages.ts';
+import type { CompiledModel, SlotLayout } from '../../../workers/messages.ts';
 import { compileModel } from '../../../workers/model/compile.ts';
 import { llamaSpec } from '../../../workers/model/specs/llama.ts';
 import { openOnnxWeights } from '../../../workers/model/weights/onnx.ts';
 import { seededRandom } from './checkpoint.ts';
+import type { ThreadJob } from './decode-thread.ts';
 import { argmax, copyPrefix, DEFAULT_MODEL, greedy, open, temporaryFolder, textTools, type Opened } from './kit.ts';
 import { Reference } from './reference.ts';
 
@@ -169,6 +171,27 @@ describe('default model', () => {
     plain.model.dispose();
   });
 
+  it(`gives the same tokens from three threads that load at once over one KV memory (seed ${SEED})`, async () => {
+    const { shape } = compiled;
+    const layout: SlotLayout = { rowsPerWorker: 1, numWorkers: 3, numSlots: 3, maxLen: 128, budgetTokens: 384 };
+    const bytes = layout.numSlots * layout.maxLen * shape.numKvHeads * shape.headDim * 4;
+    const shared = {
+      kv: Array.from({ length: 2 * shape.numLayers }, () => new SharedArrayBuffer(bytes)),
+      flags: new SharedArrayBuffer(4),
+      owners: new SharedArrayBuffer(12),
+      marks: new SharedArrayBuffer(16),
+      loadLock: new SharedArrayBuffer(4),
+    };
+    const prompts = [0, 1, 2].map((slot) => randomIds(20 + slot, SEED + slot));
+    const results = await Promise.all(
+      prompts.map((prompt, slot) => runThread({ compiled, shared, layout, slot, prompt, steps: 30 })),
+    );
+    for (const [slot, prompt] of prompts.entries()) {
+      expect(results[slot]).toEqual({ answer: greedy(opened.model, 0, prompt, 30, []), hookMisses: 0 });
+    }
+    expect(process.env['ORT_GQA_DISABLE_FLASH_ATTENTION']).toBeUndefined();
+  });
+
   it('refuses rows, tokens and lengths that do not exist, and goes on afterwards', () => {
     const { model } = opened;
     expect(() => model.decode(8, 2, [1, 1], [0, 0])).toThrow('slots 8 to 9');
@@ -190,3 +213,13 @@ describe('default model', () => {
     prefiller.model.dispose();
   });
 });
+
+function runThread(job: ThreadJob): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(new URL('decode-thread.ts', import.meta.url), { workerData: job, env: SHARE_ENV });
+    let result: unknown;
+    worker.on('message', (message) => (result = message));
+    worker.on('error', reject);
+    worker.on('exit', () => resolve(result));
+  });
+}
