@@ -10,6 +10,7 @@ interface Pending {
   lane: number;
   seq: number;
   ackedSeq: number;
+  hasEnded: boolean;
 }
 
 export class Acks {
@@ -24,7 +25,7 @@ export class Acks {
   arrived(lane: number, handle: number, seq: number): void {
     let pending = this.#handles.get(handle);
     if (pending === undefined) {
-      pending = { lane, seq, ackedSeq: 0 };
+      pending = { lane, seq, ackedSeq: 0, hasEnded: false };
       this.#handles.set(handle, pending);
     }
     pending.seq = seq;
@@ -36,9 +37,12 @@ export class Acks {
     }
   }
 
-  /** The response has ended: the server needs no ack for it any more. */
-  ended(handle: number): void {
-    this.#handles.delete(handle);
+  /** Done counts like any event: until it is acknowledged its bytes count against the socket. */
+  ended(lane: number, handle: number, seq: number): void {
+    this.arrived(lane, handle, seq);
+    const pending = this.#handles.get(handle);
+    if (pending?.ackedSeq === seq) this.#handles.delete(handle);
+    else if (pending !== undefined) pending.hasEnded = true;
   }
 
   /** The connection is gone and its handles with it. */
@@ -51,6 +55,7 @@ export class Acks {
   #flush(): void {
     this.#timer = undefined;
     for (const [handle, pending] of this.#handles) {
+      if (pending.hasEnded) this.#handles.delete(handle);
       if (pending.seq === pending.ackedSeq) continue;
       pending.ackedSeq = pending.seq;
       this.#send(pending.lane, handle, pending.seq);

@@ -55,6 +55,10 @@ interface PendingRequest {
 interface Watched {
   lane: number;
   feed: ResponseFeed;
+  /** The create as it was sent: repeating it gives a handle for the same response on another connection. */
+  create: { requestId: string; options: CreateOptions };
+  /** Called when the server is done with it. */
+  onDone: (() => void) | null;
 }
 
 /**
@@ -81,6 +85,8 @@ export class Client {
   readonly #requests = new Map<string, PendingRequest>();
   readonly #creating = new Map<string, Watched>();
   readonly #watched = new Map<number, Watched>();
+  /** Responses cut off by a lost connection that may still run on the server, by their id. */
+  readonly #lost = new Map<string, Watched>();
   #openWaiters: { resolve(): void; reject(error: Error): void }[] = [];
   #readyWaiters: { resolve(welcome: WelcomeInfo): void; reject(error: Error): void }[] = [];
   #welcome: WelcomeInfo | null = null;
@@ -218,6 +224,9 @@ export class Client {
       whenUsable: () => this.#whenUsable(),
       request: (build) => this.#request((requestId) => build(openLane(), requestId)),
       start: (begin, signal) => this.#start(openLane, begin, signal),
+      endLost: async (active) => {
+        await Promise.all(active.map((response) => this.#endLost(response, openLane())));
+      },
       learnModel: (model) => {
         const isKnown = this.models.some(({ id, contextLength }) => id === model && contextLength > 0);
         if (!isKnown && this.#watched.size + this.#creating.size === 0) this.#connection.redial();
@@ -231,6 +240,19 @@ export class Client {
         lane = null;
       },
     };
+  }
+
+  #endLost(response: string, lane: number): Promise<void> {
+    const lost = this.#lost.get(response);
+    this.#lost.delete(response);
+    if (lost === undefined || !this.#connection.isUsable) return Promise.resolve();
+    return new Promise((resolve) => {
+      lost.lane = lane;
+      lost.onDone = resolve;
+      // The handle that this gives is cancelled by the response itself, since it has ended here.
+      this.#creating.set(lost.create.requestId, lost);
+      this.#connection.send([Op.Create, lane, lost.create.requestId, lost.create.options]);
+    });
   }
 
   #freeLane(): number {
@@ -281,7 +303,8 @@ export class Client {
       }
       try {
         const requestId = randomId();
-        watched = { lane: typeof lane === 'number' ? lane : lane(), feed };
+        const create = { requestId, options };
+        watched = { lane: typeof lane === 'number' ? lane : lane(), feed, create, onDone: null };
         this.#creating.set(requestId, watched);
         this.#connection.send([Op.Create, watched.lane, requestId, options]);
       } catch (error) {
@@ -323,10 +346,13 @@ export class Client {
     this.#requests.clear();
     for (const session of this.#sessions) session.connectionLost();
     const fatal = this.state.state === 'closed' ? this.state.error : null;
-    for (const { feed } of watched) {
-      feed.failed(
-        fatal ?? new ConnectionLostError(`the answer was cut off: ${reason}`, { position: feed.position(), isLocal }),
-      );
+    this.#lost.clear();
+    for (const lost of watched) {
+      const { feed } = lost;
+      const position = feed.position();
+      if (position !== null) this.#lost.set(position.response, lost);
+      lost.onDone?.();
+      feed.failed(fatal ?? new ConnectionLostError(`the answer was cut off: ${reason}`, { position, isLocal }));
     }
     for (const request of requests) request.reject(fatal ?? new ConnectionLostError(reason, { isLocal }));
   }
@@ -366,7 +392,8 @@ export class Client {
         const watched = this.#watched.get(handle);
         if (watched === undefined) return;
         this.#watched.delete(handle);
-        this.#acks.ended(handle);
+        this.#acks.ended(watched.lane, handle, seq);
+        watched.onDone?.();
         if (reason === 'error' || error !== null) {
           watched.feed.failed(
             errorFromWire(error ?? { code: 'internal', message: 'the answer failed', retryable: false }),
@@ -391,6 +418,7 @@ export class Client {
         const error = errorFromWire(wire);
         this.#requests.get(requestId)?.reject(error);
         this.#requests.delete(requestId);
+        this.#creating.get(requestId)?.onDone?.();
         this.#creating.get(requestId)?.feed.failed(error);
         this.#creating.delete(requestId);
         return;

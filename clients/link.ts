@@ -16,6 +16,11 @@ export interface Link {
   ): ResponseStream;
   /** A model that was loading is ready: gets its description, unless that would cut off an answer. */
   learnModel(model: string): void;
+  /**
+   * Cancels what still runs on the server of answers that were lost with a connection (`active` are response ids):
+   * nobody reads them any more, and they keep the session busy. Fulfils when they have ended.
+   */
+  endLost(active: readonly string[]): Promise<void>;
   /** Another session of the same client and class. */
   openSession(options: ClientSessionOptions): Session;
   /** Gives the lane back and forgets the session. */

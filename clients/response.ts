@@ -163,7 +163,8 @@ export class ResponseStream implements AsyncIterable<string> {
         this.#id = id;
         this.#epoch = epoch;
         this.#session = session;
-        if (this.#isCancelled) this.#sendCancel(handle);
+        // Ended here already: the connection was lost, and this is what still runs of it on the server.
+        if (this.#isCancelled || this.#end !== null) this.#sendCancel(handle);
       },
       text: (seq, text) => {
         if (!isNew(seq)) return false;

@@ -67,6 +67,7 @@ export class Session {
   readonly #make: Omit<SessionOptions, 'session' | 'messages'>;
   /** Local copy of the conversation; null while only the server knows it. */
   #messages: ChatMessage[] | null;
+  #numTurns = 0;
   #info: SessionInfo | null = null;
   #id: string | null;
   /** Settles when opening succeeded or was refused; a lost connection leaves it pending for the next one. */
@@ -107,9 +108,9 @@ export class Session {
     return this.#messages ?? [];
   }
 
-  /** Turns of the conversation as far as known here: those whose answer left something in the history. */
+  /** Turns that can be rolled back. The messages a session was made from belong to none. */
   get numTurns(): number {
-    return this.messages.filter((message) => message.role === 'assistant').length;
+    return this.#numTurns;
   }
 
   /** Fulfils when the session is open on the server; rejects when it cannot be. */
@@ -158,8 +159,9 @@ export class Session {
   async rollback(numTurns: number): Promise<SessionInfo> {
     const answer = await this.#ask((lane, requestId, session) => [Op.Rollback, lane, requestId, session, numTurns]);
     if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
+    this.#messages = withoutLast(this.#messages ?? [], this.#numTurns - answer[3].numTurns);
     this.#info = answer[3];
-    this.#messages = firstTurns(this.#messages ?? [], numTurns);
+    this.#numTurns = answer[3].numTurns;
     return answer[3];
   }
 
@@ -167,7 +169,7 @@ export class Session {
   async fork(numTurns: number): Promise<Session> {
     const answer = await this.#ask((lane, requestId, session) => [Op.Fork, lane, requestId, session, numTurns]);
     if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
-    const copy = firstTurns(this.#messages ?? [], numTurns);
+    const copy = withoutLast(this.#messages ?? [], this.#numTurns - numTurns);
     return this.#link.openSession({
       ...this.#make,
       session: answer[3].session,
@@ -227,6 +229,14 @@ export class Session {
     this.#opening.reject(error);
   }
 
+  /** Its description again, after something has ended. */
+  async #learn(session: string): Promise<void> {
+    const answer = await this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, { session }]);
+    if (answer[0] !== Op.SessionOpened) return;
+    this.#info = answer[3];
+    this.#numTurns = answer[3].numTurns;
+  }
+
   #waitForModel(error: ServiceError): void {
     this.#wasLoading = true;
     this.#onLoading?.(error.message);
@@ -259,6 +269,11 @@ export class Session {
     if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
     this.#info = answer[3];
     this.#id = answer[3].session;
+    this.#numTurns = answer[3].numTurns;
+    if (origin === 'kept' && answer[3].active.length > 0) {
+      await this.#link.endLost(answer[3].active);
+      await this.#learn(answer[3].session);
+    }
     if (origin === 'kept' && this.#mustRefresh && this.#recreate) {
       const session = this.#id;
       const history = await this.#link.request((lane, requestId) => [Op.History, lane, requestId, session]);
@@ -271,7 +286,7 @@ export class Session {
       this.#link.learnModel(answer[3].model);
       if (!this.#link.isUsable()) throw new ConnectionLostError('dialling again to learn about the model');
     }
-    this.#onOpened?.(answer[3], origin);
+    this.#onOpened?.(this.#info, origin);
   }
 
   /** Runs `send` when the session is open, after everything asked for before. `send` must not wait for answers. */
@@ -309,6 +324,7 @@ export class Session {
     if (response.id === null || (finished.reason === 'cancelled' && saidNothing)) return;
     const answer: ChatMessage = { role: 'assistant', content: finished.text };
     if (finished.toolCalls.length > 0) answer.toolCalls = finished.toolCalls;
+    this.#numTurns++;
     this.#messages?.push(...messages, answer);
   }
 }
@@ -320,16 +336,12 @@ function pending(): PromiseWithResolvers<void> {
   return resolvers;
 }
 
-/** A turn ends with its answer; system messages at the beginning belong to none and stay. */
-function firstTurns(messages: readonly ChatMessage[], numTurns: number): ChatMessage[] {
-  let end = messages.findIndex((message) => message.role !== 'system');
-  if (end === -1) end = messages.length;
-  for (let turns = 0, index = end; turns < numTurns && index < messages.length; index++) {
-    if (messages[index]?.role !== 'assistant') continue;
-    turns++;
-    end = index + 1;
-  }
-  return messages.slice(0, end);
+/** Drops the last turns; a turn ends with its answer, and begins after the answer before it. */
+function withoutLast(messages: readonly ChatMessage[], numDropped: number): ChatMessage[] {
+  if (numDropped <= 0) return messages.slice();
+  const ends = messages.flatMap(({ role }, index) => (role === 'assistant' ? [index + 1] : []));
+  const end = ends.at(-1 - numDropped) ?? messages.findIndex(({ role }) => role !== 'system');
+  return messages.slice(0, Math.max(0, end));
 }
 
 /** A history may begin with the system message, which a new session takes as an option. */

@@ -28,6 +28,7 @@ export class App {
   readonly #dot = element('span', { class: 'dot', attributes: { role: 'img' } });
   readonly #newChat: HTMLButtonElement;
   #active = 0;
+  #isLeaving = false;
 
   constructor(client: Client) {
     this.#client = client;
@@ -50,7 +51,11 @@ export class App {
     this.#layOut();
     document.addEventListener('keydown', (event) => this.#keyPressed(event));
     // The last chance to note an answer under way, for the next visit.
-    addEventListener('pagehide', () => this.#store());
+    addEventListener('pagehide', () => {
+      this.#store();
+      // What happens now (answers cut off by leaving) must not overwrite it.
+      this.#isLeaving = true;
+    });
     this.stateChanged(client.state);
   }
 
@@ -66,9 +71,7 @@ export class App {
     if (state.state !== 'open') return;
     const model = this.#client.models[0];
     const context =
-      model === undefined || model.contextLength === 0
-        ? ''
-        : `${model.contextLength.toLocaleString('en')}-token context`;
+      model === undefined || model.contextLength === 0 ? '' : `context ${model.contextLength.toLocaleString('en')}`;
     const kind = model !== undefined && isBuiltIn(model) ? 'tiny, built in' : '';
     this.#model.replaceChildren(
       element('strong', {}, model?.id ?? 'no model'),
@@ -173,6 +176,7 @@ export class App {
   }
 
   #store(): void {
+    if (this.#isLeaving) return;
     writeChats(this.#views.map((view) => view.chat.stored()));
   }
 

@@ -118,7 +118,7 @@ export class Chat {
       // What became of an answer that was cut off only the server knows.
       if (turn.isKept) await this.#session.ready();
       else await this.#session.history();
-      if (this.#session.numTurns > numBefore) await this.#session.rollback(numBefore);
+      if (numAnswers(this.#session.messages) > numBefore) await this.#takeBack();
     } catch (error) {
       this.#fail(turn, error);
       return;
@@ -157,6 +157,22 @@ export class Chat {
     };
   }
 
+  /** Takes the last turn out of the conversation. What a session was made from cannot be rolled back: make another. */
+  async #takeBack(): Promise<void> {
+    const { numTurns, messages } = this.#session;
+    if (numTurns > 0) {
+      await this.#session.rollback(numTurns - 1);
+      return;
+    }
+    const withoutAnswer = messages.slice(
+      0,
+      messages.findLastIndex(({ role }) => role === 'assistant'),
+    );
+    const rest = withoutAnswer.slice(0, withoutAnswer.findLastIndex(({ role }) => role === 'assistant') + 1);
+    void this.#session.close().catch(() => {});
+    this.#session = this.#open(null, rest);
+  }
+
   #open(session: string | null, messages: ChatMessage[]): Session {
     const { system, model } = this.#settings;
     return this.#client.session({
@@ -175,7 +191,7 @@ export class Chat {
     const last = this.turns.at(-1);
     if (last !== undefined && last.state === 'failed') {
       const numBefore = this.turns.filter((turn) => turn !== last && turn.isKept).length;
-      last.isKept = this.#session?.numTurns > numBefore;
+      last.isKept = numAnswers(this.#session.messages) > numBefore;
     }
     if (origin !== 'kept') this.onStore();
   }
@@ -280,6 +296,10 @@ export class Chat {
         : (error as Error).message || 'The answer failed.';
     this.onChange({ kind: 'turn', turn });
   }
+}
+
+function numAnswers(messages: readonly ChatMessage[]): number {
+  return messages.filter(({ role }) => role === 'assistant').length;
 }
 
 function liveStats(response: ResponseStream): TurnStats {

@@ -241,6 +241,8 @@ describe('Acks', () => {
     expect(acks.length).toBeGreaterThan(1);
     expect(acks.length).toBeLessThan(20);
     expect(acks).toEqual(acks.toSorted((a, b) => a - b));
+    // Done is event 301: its bytes count until it is acknowledged too.
+    await until(() => server.peer.messages(Op.Ack).at(-1)?.[3] === 301);
   });
 
   it('are sent within a moment for a slow answer', async () => {

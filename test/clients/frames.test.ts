@@ -84,6 +84,44 @@ describe('Over a transport without a socket', () => {
     expect(client.state.state).toBe('open');
   });
 
+  it('an answer that still runs after a lost connection is ended, so that its session is free again', async () => {
+    const { free, client } = wired();
+    const info = { session: 's1', model: 'fake-model', createdAtMs: 0, numTurns: 0, title: '', active: [] as string[] };
+    const sentOp = (op: number): unknown[][] => (free.sent as unknown[][]).filter((message) => message[0] === op);
+    const answer = (message: unknown[]): void => free.receiveBytes(encode(message as unknown as ServerMessage));
+    free.welcome();
+    const session = client.session();
+    const running = session.send('x');
+    await until(() => sentOp(Op.OpenSession).length === 1);
+    answer([Op.SessionOpened, 1, sentOp(Op.OpenSession)[0]?.[2], info]);
+    await until(() => sentOp(Op.Create).length === 1);
+    const requestId = sentOp(Op.Create)[0]?.[2];
+    answer([Op.Created, 1, requestId, 1, 'resp_1', 'e', 's1']);
+    answer([Op.Deltas, 0, [[1, 1, 'half']]]);
+    free.events?.onClose(1006, '');
+    await expect(running.finished).rejects.toMatchObject({ name: 'ConnectionLostError' });
+    await until(() => free.numOpened === 2);
+    free.welcome();
+    await until(() => sentOp(Op.OpenSession).length === 2);
+    answer([Op.SessionOpened, 1, sentOp(Op.OpenSession)[1]?.[2], { ...info, active: ['resp_1'] }]);
+    await until(() => sentOp(Op.Create).length === 2);
+    expect(sentOp(Op.Create)[1]?.[2]).toBe(requestId);
+    answer([Op.Created, 1, requestId, 9, 'resp_1', 'e', 's1']);
+    expect(sentOp(Op.Cancel)).toEqual([[Op.Cancel, 1, 9]]);
+    answer([Op.Done, 1, 9, 2, 'cancelled', {}, {}, null]);
+    await until(() => sentOp(Op.OpenSession).length === 3);
+    answer([Op.SessionOpened, 1, sentOp(Op.OpenSession)[2]?.[2], { ...info, numTurns: 1 }]);
+    await until(() => sentOp(Op.History).length === 1);
+    const said = [
+      { role: 'user', content: 'x' },
+      { role: 'assistant', content: 'half' },
+    ];
+    answer([Op.SessionHistory, 1, sentOp(Op.History)[0]?.[2], 's1', said]);
+    await session.ready();
+    expect(session.numTurns).toBe(1);
+    expect(session.messages).toEqual(said);
+  });
+
   it('a refused key closes the client for good with that error', async () => {
     const { free, client } = wired({ apiKey: 'wrong' });
     free.events?.onOpen();

@@ -46,6 +46,8 @@ export interface FakeServerOptions {
 interface FakeSession {
   id: string;
   options: SessionOptions;
+  /** Messages it was made from: no turns, and not rolled back. */
+  head: readonly ChatMessage[];
   turns: ChatMessage[][];
 }
 
@@ -243,18 +245,16 @@ export class FakeServer {
       return;
     }
     const session = this.#newSession(options);
-    let turn: ChatMessage[] = [];
-    for (const message of options.messages ?? []) {
-      turn.push(message);
-      if (message.role !== 'assistant') continue;
-      session.turns.push(turn);
-      turn = [];
-    }
     peer.send([Op.SessionOpened, lane, requestId, this.#info(session)]);
   }
 
   #newSession(options: SessionOptions): FakeSession {
-    const session: FakeSession = { id: `sess_${this.port}_${++this.#numSessions}`, options, turns: [] };
+    const session: FakeSession = {
+      id: `sess_${this.port}_${++this.#numSessions}`,
+      options,
+      head: options.messages ?? [],
+      turns: [],
+    };
     this.sessions.set(session.id, session);
     return session;
   }
@@ -271,7 +271,8 @@ export class FakeServer {
 
   #history(session: FakeSession): ChatMessage[] {
     const { system } = session.options;
-    return [...(system === undefined ? [] : [{ role: 'system' as const, content: system }]), ...session.turns.flat()];
+    const first = system === undefined ? [] : [{ role: 'system' as const, content: system }];
+    return [...first, ...session.head, ...session.turns.flat()];
   }
 
   #info(session: FakeSession) {
