@@ -8,7 +8,7 @@ import type { Bench } from './bench.ts';
 import type { Flags } from './flags.ts';
 import { ClientProcess } from './load/client-process.ts';
 import type { LoadJob, LoadResult } from './load/load-client.ts';
-import { decodePhase, firstTokenTimes, gaps, tokensWithin } from './load/records.ts';
+import { decodePhase, firstTokenTimes, gaps, tokensWithin, type RequestRecord } from './load/records.ts';
 import { Prompts } from './prompts.ts';
 import type { Report } from './report.ts';
 import { cpuShares, defaultCacheDir, ServerProcess } from './server-process.ts';
@@ -38,7 +38,7 @@ class Samples {
   /** Median over the rounds of `name` divided by `base`, each in its round. */
   ratio(name: string, base: string): number {
     const bases = this.rates.get(base) ?? [];
-    return median((this.rates.get(name) ?? []).map((value, round) => value / bases[round]!));
+    return median((this.rates.get(name) ?? []).map((value, round) => value / bases[round]!).filter(Number.isFinite));
   }
 }
 
@@ -93,13 +93,20 @@ async function measure(arena: Arena, numStreams: number): Promise<void> {
     const ids = texts.map((text) => prompts.encode(text));
     const both = { prompts: ids, fixedContext: false, steps };
     into.rate('bare decode', (await bare.run({ ...both, prefill: false })).tokensPerSecond);
-    into.rate('bare with prefill', (await bare.run({ ...both, prefill: true })).tokensPerSecond);
+    const whole = await bare.run({ ...both, prefill: true });
+    into.rate('bare with prefill', whole.tokensPerSecond);
+    into.rate('bare prefill per token', (whole.prefillMs * 1000) / sum(ownPrompts(ids, whole.numWorkers)));
     for (const transport of round % 2 === 0 ? transports : transports.toReversed()) {
       await measureBurst(arena, into, transport, texts);
       if (round > 0) await measureClosed(arena, into, transport, numStreams);
     }
   }
   publish(arena.report, samples, numStreams);
+}
+
+/** Lengths of the prompts of the busiest bare thread. */
+function ownPrompts(ids: readonly number[][], numWorkers: number): number[] {
+  return ids.slice(0, Math.ceil(ids.length / numWorkers)).map((each) => each.length);
 }
 
 function jobOf(arena: Arena, transport: Transport, streams: number): Omit<LoadJob, 'mode' | 'prompts'> {
@@ -119,6 +126,7 @@ async function measureBurst(arena: Arena, into: Samples, transport: Transport, p
   into.rate(`${transport} burst, all decoding`, (phase.tokens * 1000) / phase.ms);
   into.add(`${transport} burst TTFT`, firstTokenTimes(records));
   into.add(`${transport} burst gap`, gaps(records));
+  addTimings(into, 'burst', records);
 }
 
 async function measureClosed(arena: Arena, into: Samples, transport: Transport, streams: number): Promise<void> {
@@ -136,6 +144,7 @@ async function measureClosed(arena: Arena, into: Samples, transport: Transport, 
   into.rate(`${transport} closed`, (tokensWithin(records, from, to) * 1000) / (to - from));
   into.add(`${transport} closed TTFT`, firstTokenTimes(records, from, to));
   into.add(`${transport} closed gap`, gaps(records, from, to));
+  addTimings(into, 'closed', records);
   into.rate(`${transport} client CPU`, result.cpuShare);
   if (transport === 'native') {
     const tokens = sum(records.map(({ completionTokens }) => completionTokens));
@@ -143,6 +152,16 @@ async function measureClosed(arena: Arena, into: Samples, transport: Transport, 
     into.rate('native bytes per token', result.numBytes / tokens);
     profile(into, before, { cpu: server.cpu(), metrics: await server.metrics() }, wallMs);
   }
+}
+
+/** The server's own account of a TTFT. */
+function addTimings(into: Samples, mode: string, records: readonly RequestRecord[]): void {
+  const known = records.flatMap(({ timings }) => timings ?? []);
+  if (known.length === 0) return;
+  const queued = known.map(({ queuedMs }) => queuedMs);
+  const prefill = known.map(({ prefillMs }) => prefillMs);
+  into.add(`native ${mode}, queued`, queued);
+  into.add(`native ${mode}, prefill to first token`, prefill);
 }
 
 /** More than the fastest machine uses up, so that no prompt comes twice and finds its prefix. */
@@ -186,11 +205,13 @@ const units: Record<string, string> = {
   'rows per decode step': 'rows',
   step: 'ms',
   'prefill per token': 'us',
+  'bare prefill per token': 'us',
 };
 
 function publish(report: Report, samples: Samples, streams: number): void {
   for (const [name, values] of samples.rates) {
-    const value = median(values);
+    // A burst at a busy machine may have no moment at which all streams decode.
+    const value = median(values.filter(Number.isFinite));
     if (name.endsWith('client CPU')) report.client(value, { streams, transport: name.split(' ')[0]! });
     else if (percentShares.test(name)) report.add(name, value * 100, '% of a core', { streams });
     else report.add(name, value, units[name] ?? 'tokens/s', { streams });

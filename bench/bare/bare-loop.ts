@@ -25,6 +25,8 @@ export interface BareRun {
   stepMs: number;
   /** Time of prefill of the slowest thread, 0 without. */
   prefillMs: number;
+  /** Threads that had rows. */
+  numWorkers: number;
 }
 
 export class BareLoop {
@@ -91,6 +93,7 @@ export class BareLoop {
       tokensPerSecond: (numTokens * 1000) / (endMs - startMs),
       stepMs: largest(results.map(({ stepMs }) => median(stepMs))),
       prefillMs: options.prefill ? largest(results.map(({ prefillMs }) => prefillMs)) : 0,
+      numWorkers: results.length,
     };
   }
 

@@ -56,8 +56,7 @@ async function runJob(job: LoadJob): Promise<LoadResult> {
     new Promise((resolve) => {
       const next = (): void => {
         const prompt = job.prompts[numSent++ % job.prompts.length]!;
-        const sentAtMs = performance.now();
-        const record = { sentAtMs, arrivals: [], endAtMs: NaN, promptTokens: 0, completionTokens: 0 };
+        const record = newRecord(performance.now());
         ask(index, prompt, record, (error) => {
           if (error === null) records.push(record);
           else if (++failed <= MAX_ERRORS) errors.push(error);
@@ -77,6 +76,18 @@ async function runJob(job: LoadJob): Promise<LoadResult> {
   agent.destroy();
   const cpuShare = (user + system) / 1000 / wallMs;
   return { startMs, records, failed, errors, cpuShare, numFrames, numBytes };
+}
+
+function newRecord(sentAtMs: number): RequestRecord {
+  return {
+    sentAtMs,
+    arrivals: [],
+    endAtMs: NaN,
+    promptTokens: 0,
+    completionTokens: 0,
+    cachedTokens: 0,
+    timings: null,
+  };
 }
 
 /** Each stream has a lane of its own. */
@@ -101,8 +112,8 @@ function nativeAsk(job: LoadJob, links: NativeLink[]): Ask {
     };
     links[stream % links.length]!.create(laneOf(stream, links.length), options, {
       onText: (atMs, units) => record.arrivals.push({ atMs, units }),
-      onDone(atMs, _reason, promptTokens, completionTokens) {
-        Object.assign(record, { endAtMs: atMs, promptTokens, completionTokens });
+      onDone(atMs, _reason, { promptTokens, completionTokens, cachedTokens }, timings) {
+        Object.assign(record, { endAtMs: atMs, promptTokens, completionTokens, cachedTokens, timings });
         done(null);
       },
       onError: done,

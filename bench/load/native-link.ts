@@ -4,7 +4,14 @@ import { WebSocket } from 'ws';
 import { decode, encode } from '../../protocol/codec.ts';
 import { PROTOCOL_VERSION, SUBPROTOCOL } from '../../protocol/constants.ts';
 import { Op } from '../../protocol/messages.ts';
-import type { ClientMessage, CreateOptions, LatencyClass, ServerMessage } from '../../protocol/messages.ts';
+import type {
+  ClientMessage,
+  CreateOptions,
+  LatencyClass,
+  ServerMessage,
+  Timings,
+  Usage,
+} from '../../protocol/messages.ts';
 
 const ACK_EVENTS = 64;
 
@@ -13,7 +20,7 @@ export interface NativeObserver {
   onCreated?(handle: number): void;
   /** `events`: how many log events the text covers. */
   onText(atMs: number, events: number, text: string): void;
-  onDone(atMs: number, reason: string, promptTokens: number, completionTokens: number): void;
+  onDone(atMs: number, reason: string, usage: Usage, timings: Timings): void;
   onCancelled?(atMs: number): void;
   onError(message: string): void;
 }
@@ -101,12 +108,12 @@ export class NativeLink {
         return;
       }
       case Op.Done: {
-        const [, lane, handle, seq, reason, usage, , error] = message;
+        const [, lane, handle, seq, reason, usage, timings, error] = message;
         const watch = this.#byHandle.get(handle);
         if (watch === undefined) return;
         this.#send([Op.Ack, lane, handle, seq]);
         if (error !== null) watch.observer.onError(`${error.code}: ${error.message}`);
-        else watch.observer.onDone(now, reason, usage.promptTokens, usage.completionTokens);
+        else watch.observer.onDone(now, reason, usage, timings);
         if (reason !== 'cancelled') this.#byHandle.delete(handle);
         return;
       }

@@ -1,4 +1,5 @@
 // What a load generator notes per request, and the figures drawn from it. Pure; load-client.ts fills, benches read.
+import type { Timings } from '../../protocol/messages.ts';
 import { largest } from '../statistics.ts';
 
 /** Times are of one clock, milliseconds. */
@@ -10,6 +11,9 @@ export interface RequestRecord {
   promptTokens: number;
   /** From the server's usage. */
   completionTokens: number;
+  /** The server's own account, milliseconds; native only. */
+  timings: Timings | null;
+  cachedTokens: number;
 }
 
 /**
