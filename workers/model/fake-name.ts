@@ -1,4 +1,5 @@
-// Reads names of the fake model: `fake:` or `fake:stepMs=2,prefillUs=5,faults=1`. Called by compile.
+// Reads names of the fake model: `fake:` or `fake:stepMs=2,prefillUs=5,faults=1` (in MODEL, where a comma separates
+// models, with semicolons). Called by compile.
 import type { CompiledModel } from '../messages.ts';
 import { FAKE_EOS, FAKE_SHAPE } from './fake.ts';
 
@@ -8,7 +9,7 @@ const PREFIX = 'fake:';
 export function parseFakeModel(name: string, maxContext: number): CompiledModel | null {
   if (!name.startsWith(PREFIX)) return null;
   const settings = { stepMs: 0, prefillUs: 0, faults: 0 };
-  for (const pair of name.slice(PREFIX.length).split(',').filter(Boolean)) {
+  for (const pair of name.slice(PREFIX.length).split(/[,;]/).filter(Boolean)) {
     const [key = '', text = ''] = pair.split('=');
     const value = Number(text);
     if (!Object.hasOwn(settings, key)) throw new Error(`${name}: unknown setting "${key}" of the fake model`);
@@ -32,7 +33,7 @@ export function parseFakeModel(name: string, maxContext: number): CompiledModel 
       aliases: [],
       contextLength: maxPositions,
       preset: {},
-      tools: false,
+      tools: true,
       note: 'A stand-in without weights, for tests and benches.',
     },
     fake: { stepMs: settings.stepMs, prefillUsPerToken: settings.prefillUs, faults: settings.faults > 0 },
