@@ -53,6 +53,8 @@ export class Banner {
   /** A model that loads is no fault; null: it is ready. */
   loading(message: string | null): void {
     if (message !== null) {
+      // "Connected again" may still be shown, and would take this away with it.
+      clearTimeout(this.#timer);
       this.#isLoading = true;
       this.#say('plain', `Please wait: ${message}`);
     } else if (this.#isLoading) {

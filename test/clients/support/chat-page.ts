@@ -22,7 +22,7 @@ export class ChatPage {
   static async open(browser: Browser, url: string, options: BrowserContextOptions = {}): Promise<ChatPage> {
     const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
     const page = new ChatPage(context, await context.newPage());
-    page.page.setDefaultTimeout(15_000);
+    page.page.setDefaultTimeout(30_000);
     await page.page.goto(url);
     await page.connected();
     return page;
