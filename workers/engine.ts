@@ -29,6 +29,7 @@ export class Engine {
   readonly #kv: KvMemory;
   readonly #flags: Int32Array;
   readonly #ctl: Int32Array;
+  readonly #order: Int32Array;
   readonly #out = new Outputs();
   readonly #range: DecodeRange;
   /** Lead only. */
@@ -46,6 +47,7 @@ export class Engine {
     this.#context = { text, vocabSize: model.vocabSize, maxLen: layout.maxLen };
     this.#flags = new Int32Array(init.shared.flags);
     this.#ctl = new Int32Array(init.ctl);
+    this.#order = new Int32Array(init.shared.order);
     this.#kv = new KvMemory(init.model.shape, layout, init.shared, index, init.debugOwners);
     const onLeft = (sequence: Sequence, kind: LeaveKind): void => this.#onLeft(sequence, kind);
     this.#range = new DecodeRange(index * layout.rowsPerWorker, layout.rowsPerWorker, this.#kv, onLeft);
@@ -57,15 +59,21 @@ export class Engine {
   step(): boolean {
     this.#drain();
     this.#reap();
-    const { stats } = this.#out;
+    let { stats } = this.#out;
     let started = performance.now();
     stats.prefillTokens = this.#scheduler?.prefill(this.#model) ?? 0;
     stats.prefillMs = performance.now() - started;
+    if (this.#scheduler?.hasPrefilled) {
+      // Before the sequence can be on its way to another worker, which would post its second token.
+      this.#post();
+      this.#scheduler.placePrefilled();
+    }
 
     started = performance.now();
+    stats = this.#out.stats;
     stats.batchSize = this.#range.decode(this.#model, this.#out);
     stats.stepMs = performance.now() - started;
-    // First tokens and this step's tokens leave before any copying.
+    // This step's tokens leave before any copying.
     this.#post();
 
     started = performance.now();
@@ -191,7 +199,9 @@ export class Engine {
   #post(): void {
     const { stats } = this.#out;
     if (this.#out.isEmpty && stats.batchSize === 0 && stats.prefillTokens === 0) return;
-    this.#send(this.#out.take());
+    const output = this.#out.take();
+    // Nothing may come between taking the number and posting: the main thread waits for the missing one.
+    this.#send({ ...output, order: Atomics.add(this.#order, 0, 1) });
   }
 
   #postGauges(): void {

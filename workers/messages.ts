@@ -113,6 +113,11 @@ export type EndReason = (typeof endReasons)[number];
 /** The one message a worker posts per step. */
 export interface StepOutput {
   op: 'step';
+  /**
+   * Number of this message among the step messages of all workers (an Int32 that wraps around). A sequence moves between
+   * workers and each has a port of its own, so without it a second token could overtake the first.
+   */
+  order: number;
   /** Flat: kind, id, a, b, kind, id, a, b, … */
   events: (number | string)[];
   /** When the newest token was sampled, epoch milliseconds with fraction (performance.timeOrigin + now()). */
@@ -152,6 +157,8 @@ export interface EngineShared {
   owners: SharedArrayBuffer;
   /** Int32 per slot: tokens ever written there (pages are never given back); one more entry with their sum. */
   marks: SharedArrayBuffer;
+  /** One Int32: `order` of the next step message. */
+  order: SharedArrayBuffer;
   /** One Int32 for the whole process: held while a session is created, since its settings pass through the environment. */
   loadLock?: SharedArrayBuffer;
 }

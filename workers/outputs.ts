@@ -79,8 +79,9 @@ export class Outputs implements AnswerSink {
   }
 
   /** The step's message; the collector is empty afterwards. */
-  take(): StepOutput {
-    const output: StepOutput = { op: 'step', events: this.#events, sampledAtMs: this.#sampledAtMs, stats: this.stats };
+  take(): Omit<StepOutput, 'order'> {
+    const { stats } = this;
+    const output = { op: 'step' as const, events: this.#events, sampledAtMs: this.#sampledAtMs, stats };
     this.#events = [];
     this.stats = noStats();
     return output;

@@ -43,6 +43,8 @@ export class Scheduler {
   readonly #preempted = new Set<number>();
   /** Requests nobody reads, oldest first. Their homes are the last resident slots to be given to others. */
   readonly #parked = new Map<number, Sequence>();
+  /** Prefilled in this step, not yet placed. */
+  #prefilled: Sequence | null = null;
   #lastRecall = 0;
 
   /** `model` is only run here, to learn how fast it is. */
@@ -167,13 +169,25 @@ export class Scheduler {
     const { sequence, logits } = chunk;
     if (logits) {
       const cause = sequence.accept(logits, 0, this.#out);
-      if (cause === null) this.#place(sequence);
+      if (cause === null) this.#prefilled = sequence;
       else {
         this.#out.end(sequence.id, cause);
         this.#keep(sequence);
       }
     }
     return chunk.numTokens;
+  }
+
+  /** A sequence has its first token and waits for `placePrefilled`. */
+  get hasPrefilled(): boolean {
+    return this.#prefilled !== null;
+  }
+
+  /** Sends it to where it decodes. Its first token must have been posted. */
+  placePrefilled(): void {
+    const sequence = this.#prefilled!;
+    this.#prefilled = null;
+    this.#place(sequence);
   }
 
   /** A sequence left the lead's own range. */

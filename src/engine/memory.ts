@@ -46,6 +46,7 @@ export function allocateShared(shape: ModelShape, layout: SlotLayout, numFlags: 
     flags: new SharedArrayBuffer(4 * numFlags),
     owners: new SharedArrayBuffer(4 * layout.numSlots),
     marks: new SharedArrayBuffer(4 * (layout.numSlots + 1)),
+    order: new SharedArrayBuffer(4),
     loadLock,
   };
 }

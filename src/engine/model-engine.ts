@@ -1,7 +1,7 @@
 // One model with its worker threads: start, heartbeat, death and end. Worker 0 is the lead. A worker that dies takes
 // only its own responses along: decode workers tell a new lead what they still hold, and a lead ends what it had lent
 // to a decode worker that died.
-import { MessageChannel } from 'node:worker_threads';
+import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import type { Piscina } from 'piscina';
 import { ServiceError } from '../../protocol/errors.ts';
@@ -12,6 +12,7 @@ import type { PromptInput, SlotLayout, StepStats, ToWorker, WorkerInit } from '.
 import { EngineClient, NUM_FLAGS } from './client.ts';
 import { allocateShared, formatBytes, planLayout } from './memory.ts';
 import type { EngineOptions } from './pool.ts';
+import { StepOrder } from './step-order.ts';
 import type { Engine, EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
 import { kvBytesPerToken } from '../../workers/messages.ts';
 
@@ -36,6 +37,8 @@ const WATCH_INTERVAL_MS = 1000;
 /** More deaths than this within the window mean that restarting does not help. */
 const MAX_DEATHS = 5;
 const DEATH_WINDOW_MS = 60_000;
+/** After a death, the time within which the messages of the living are here that were already numbered. */
+const LAST_POSTS_MS = 100;
 
 export class ModelEngine implements Engine {
   onStepEnd: (() => void) | null = null;
@@ -54,6 +57,7 @@ export class ModelEngine implements Engine {
   #layout!: SlotLayout;
   #shared!: EngineShared;
   #watchdog: NodeJS.Timeout | undefined;
+  readonly #order = new StepOrder((message) => this.#client!.receive(message));
   #deaths: number[] = [];
   #isStopping = false;
   /** A new lead has not yet heard from these decode workers; requests in none of their inventories are lost. */
@@ -185,8 +189,7 @@ export class ModelEngine implements Engine {
     return new Promise((resolve, reject) => {
       port1.on('message', (message: FromWorker) => {
         if (message.op === 'ready') resolve();
-        else if (message.op === 'inventory') this.#reconcile(index, message.ids);
-        else this.#client!.receive(message);
+        else this.#receive(index, message);
       });
       task.then(
         () => reject(new Error(`engine worker ${index} ended`)),
@@ -196,6 +199,12 @@ export class ModelEngine implements Engine {
         },
       );
     });
+  }
+
+  #receive(index: number, message: FromWorker): void {
+    if (message.op === 'step') this.#order.receive(message);
+    else if (message.op === 'inventory') this.#reconcile(index, message.ids);
+    else this.#client!.receive(message);
   }
 
   /** Gives the lead a direct line to every decode worker. */
@@ -220,7 +229,10 @@ export class ModelEngine implements Engine {
   #onDeath(worker: Worker, reason: string): void {
     if (this.#isStopping || !worker.isAlive) return;
     worker.isAlive = false;
+    // What it posted before it died still counts: others may go on from there.
+    for (let item; (item = receiveMessageOnPort(worker.port));) this.#receive(worker.index, item.message as FromWorker);
     worker.port.close();
+    setTimeout(() => this.#order.skipMissing(), LAST_POSTS_MS).unref();
     this.#options.log.error({ model: this.#info.id, worker: worker.index, reason }, 'engine worker died');
     if (this.#progress !== null) return; // start() rejects
     const now = Date.now();

@@ -1,0 +1,40 @@
+import { describe, expect, it } from 'vitest';
+import { StepOrder } from '../../../src/engine/step-order.ts';
+import type { StepOutput } from '../../../workers/messages.ts';
+import { random } from '../support/house.ts';
+
+const stats = { batchSize: 0, stepMs: 0, prefillTokens: 0, prefillMs: 0, movedTokens: 0, moveMs: 0 };
+const step = (order: number): StepOutput => ({ op: 'step', order, events: [], sampledAtMs: 0, stats });
+
+function collect(): { order: StepOrder; seen: number[] } {
+  const seen: number[] = [];
+  return { order: new StepOrder((message) => void seen.push(message.order)), seen };
+}
+
+describe('StepOrder', () => {
+  it('delivers in the order of posting, however the ports were read', () => {
+    const next = random(7);
+    const { order, seen } = collect();
+    const numbers = Array.from({ length: 500 }, (_, i) => i);
+    const shuffled = numbers.map((number) => ({ number, at: number + next() * 20 })).sort((a, b) => a.at - b.at);
+    for (const { number } of shuffled) order.receive(step(number));
+    expect(seen).toEqual(numbers);
+  });
+
+  it('holds a message back until the one before it is here', () => {
+    const { order, seen } = collect();
+    order.receive(step(1));
+    expect(seen).toEqual([]);
+    order.receive(step(0));
+    expect(seen).toEqual([0, 1]);
+  });
+
+  it('goes on behind a number that a dead thread took and never posted', () => {
+    const { order, seen } = collect();
+    for (const number of [0, 2, 5, 4]) order.receive(step(number));
+    order.skipMissing();
+    expect(seen).toEqual([0, 2, 4, 5]);
+    order.receive(step(6));
+    expect(seen.at(-1)).toBe(6);
+  });
+});
