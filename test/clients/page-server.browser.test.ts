@@ -91,6 +91,20 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
     expect(await chat.pane(0).locator('.question').allTextContents()).toEqual(['remember the first', 'and go on']);
   });
 
+  it('left in the middle of an answer shows it as cut off, and answers again', async () => {
+    const chat = await open();
+    await chat.ask(0, 'a long story');
+    await chat.hasBegun(0);
+    await chat.page.reload();
+    await chat.connected();
+    await chat.pane(0).locator('.turn-notice').filter({ hasText: 'Cut off' }).waitFor();
+    await chat.pane(0).locator('[aria-label="Answer again"]').click();
+    await chat.isIn(0, 'done');
+    await chat.page.reload();
+    await chat.connected();
+    expect(await chat.pane(0).locator('.question').allTextContents()).toEqual(['a long story']);
+  });
+
   it('shows a banner when the server is killed, and recovers by itself with the chat intact', async () => {
     const chat = await open({ viewport: { width: 1000, height: 700 } });
     await chat.ask(0, 'before');
