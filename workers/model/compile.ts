@@ -196,7 +196,7 @@ function diskBytes(spec: ModelSpec, plan: QuantizationPlan): number {
 const MINIMIND = 'minimind2-small';
 /**
  * Chosen by reading 20 answers (10 English, 10 Chinese) under each of five settings: greedy and 0.5 repeat themselves,
- * 0.7 and above lose the thread. The cached description of a model changes only with COMPILER_VERSION.
+ * 0.7 and above lose the thread.
  */
 const builtInPreset = { temperature: 0.3, topP: 0.9, topK: 20, repetitionPenalty: 1.1, maxTokens: 512 };
 

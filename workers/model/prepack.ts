@@ -38,7 +38,7 @@ export function prepack(from: ModelFiles, to: ModelFiles, shape: ModelShape): bo
 const CHUNK = 12;
 const STEPS = 2;
 
-/** A prompt of `CHUNK` tokens and a few decode steps (another kernel path) through both; logits and KV bit for bit. */
+/** A prompt of `CHUNK` tokens and a few single tokens (another kernel path) through both; logits and KV bit for bit. */
 function sameResults(plain: string, packed: string, shape: ModelShape): boolean {
   const expected = probe(plain, shape);
   const found = probe(packed, shape);
@@ -54,13 +54,14 @@ function probe(file: string, shape: ModelShape): Float32Array[] {
     return new Float32Array(shape.numKvHeads * maxLen * shape.headDim);
   });
   const compiled = { kind: 'onnx', shape, decodePath: file, prefillPath: file } as CompiledModel;
-  const model = new OnnxModel(compiled, kv, { numSlots: 1, maxLen }, { threads: 1, role: 'both' });
+  // One session only: each session of the plain model has its own packed copy of all weights.
+  const model = new OnnxModel(compiled, kv, { numSlots: 1, maxLen }, { threads: 1, role: 'prefill' });
   try {
     const length = Math.min(CHUNK, maxLen - STEPS);
     const ids = Array.from({ length }, (_, i) => (i * 7919 + 3) % shape.vocabSize);
     const results = [model.prefill(0, ids, 0, true)!.slice()];
     for (let step = 0; step < STEPS; step++) {
-      results.push(model.decode(0, 1, [(step * 104729 + 5) % shape.vocabSize], [length + step]).slice());
+      results.push(model.prefill(0, [(step * 104729 + 5) % shape.vocabSize], length + step, true)!.slice());
     }
     return [...results, ...kv];
   } finally {
