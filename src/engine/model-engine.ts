@@ -4,7 +4,7 @@
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import type { Piscina } from 'piscina';
-import { ServiceError } from '../../protocol/errors.ts';
+import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
 import type { ModelInfo } from '../../protocol/messages.ts';
 import { Ctl } from '../../workers/messages.ts';
 import type { CompiledModel, CompileProgress, EncodeResult, EngineShared, FromWorker } from '../../workers/messages.ts';
@@ -111,6 +111,17 @@ export class ModelEngine implements Engine {
 
   forget(session: string): void {
     this.#client?.forget(session);
+  }
+
+  async countTokens(prompt: PromptInput): Promise<number> {
+    if (!this.isReady) {
+      throw new ServiceError('model_loading', `model ${this.#info.id} is loading`, { retryAfterMs: 1000 });
+    }
+    const isCut = prompt.kind === 'chat' && prompt.truncation === 'auto';
+    const maxTokens = isCut ? this.#layout.maxLen - 1 : Number.MAX_SAFE_INTEGER;
+    const result = await this.#encode(this.#compiled, { prompt, maxTokens });
+    if ('code' in result) throw errorFromCode(result.code, result.message);
+    return result.tokenIds.length;
   }
 
   /** Opens the workers over one KV memory. Rejects when the memory does not suffice or a worker cannot start. */

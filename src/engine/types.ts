@@ -67,4 +67,10 @@ export interface Engine {
   unpark(id: number): void;
   /** Drop the KV kept for a session. */
   forget(session: string): void;
+  /**
+   * Tokens of this prompt as the model's own template and tokenizer make it; nothing is generated. May exceed the
+   * context, unless the prompt says truncation `auto`. Rejects with `invalid_request` (the template cannot express it),
+   * `context_too_long` and `model_loading`.
+   */
+  countTokens(prompt: PromptInput): Promise<number>;
 }
