@@ -43,18 +43,25 @@ function run(config: Config): void {
   const log = createLog(config.logLevel);
   let engines: EngineSet | null = null;
   const app = startApp(config, log, `tokenwire/${packageJson.version}`, () => {
-    engines = startEngines({ ...config, log, debugOwners: false });
+    // Undocumented: tests do not wait for the half minute after which a worker is taken for hung.
+    const hangMs = Number(process.env.HANG_TIMEOUT_MS) || undefined;
+    const debugOwners = process.env.NODE_ENV === 'test';
+    engines = startEngines({ ...config, log, debugOwners, ...(hangMs === undefined ? {} : { hangMs }) });
     return engines;
   });
   log.info(
     { pid: process.pid },
     `tokenwire ${packageJson.version} listens on ${app.server.url} (${describeConfig(config)})`,
   );
-  void loadWebPage(app.services.web, fileURLToPath(new URL('../clients/web', import.meta.url)), (reason) =>
+  void loadWebPage(app.services.web, inClients('web'), inClients('index.ts'), (reason) =>
     log.warn({ reason }, 'the chat page could not be built; the APIs are not affected'),
   );
   const shutdown = handleSignals(app, config, log);
   watchEngines(app, engines!, config, log, shutdown);
+}
+
+function inClients(name: string): string {
+  return fileURLToPath(new URL(`../clients/${name}`, import.meta.url));
 }
 
 type Shutdown = (drainMs: number, exitCode: number) => void;

@@ -1,10 +1,10 @@
-// The only door to esbuild: the page's TypeScript → one browser module. Takes some tens of milliseconds, once per start.
+// The only door to esbuild: TypeScript for browsers → one module per entry. Takes some tens of milliseconds, once per start.
 import { build, stop } from 'esbuild';
 
-/** Minified ES module of `entry` with everything it imports. Rejects with esbuild's message. */
-export async function bundlePage(entry: string): Promise<Buffer> {
+/** Minified ES modules of the entries, each with everything it imports. Rejects with esbuild's message. */
+export async function bundleModules(entries: readonly string[]): Promise<Buffer[]> {
   try {
-    return await bundle(entry);
+    return await Promise.all(entries.map(bundle));
   } finally {
     // esbuild is a process of its own, of no use any more.
     await stop();

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { extname, join } from 'node:path';
 import type { Exchange } from '../http/exchange.ts';
-import { bundlePage } from './bundle.ts';
+import { bundleModules } from './bundle.ts';
 
 interface StaticFile {
   body: Buffer;
@@ -64,6 +64,8 @@ export class StaticFiles {
   }
 }
 
+const JAVASCRIPT = 'text/javascript; charset=utf-8';
+
 /** Loaded from the folder as they are, by their extension. */
 const CONTENT_TYPES: Record<string, string> = {
   '.html': 'text/html; charset=utf-8',
@@ -76,15 +78,23 @@ const CONTENT_TYPES: Record<string, string> = {
 };
 
 /**
- * Fills `files` with the page below `dir`: main.ts bundled as /main.js, everything with a known extension as it is.
+ * Fills `files` with the page below `dir` (main.ts bundled as /main.js, everything with a known extension as it is) and
+ * with the SDK, whose entry is `sdk`, as /sdk.js.
  * Never rejects: a page that is missing or broken must not keep the API from starting, so it is replaced by one that
  * says so, and `onProblem` hears why.
  */
-export async function loadWebPage(files: StaticFiles, dir: string, onProblem: (reason: string) => void): Promise<void> {
+export async function loadWebPage(
+  files: StaticFiles,
+  dir: string,
+  sdk: string,
+  onProblem: (reason: string) => void,
+): Promise<void> {
   const html = CONTENT_TYPES['.html']!;
   files.set('/index.html', html, Buffer.from(STARTING_PAGE));
   try {
-    files.set('/main.js', 'text/javascript; charset=utf-8', await bundlePage(join(dir, 'main.ts')));
+    const [page, module] = await bundleModules([join(dir, 'main.ts'), sdk]);
+    files.set('/main.js', JAVASCRIPT, page!);
+    files.set('/sdk.js', JAVASCRIPT, module!);
     const names = await readdir(dir);
     if (!names.includes('index.html')) throw new Error('index.html is missing');
     for (const name of names) {

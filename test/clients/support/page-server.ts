@@ -1,6 +1,6 @@
 // The chat page in front of the scripted server: bundled as the real server does it, with the same kind of policy.
 import { readFile } from 'node:fs/promises';
-import { bundlePage } from '../../../src/web/bundle.ts';
+import { bundleModules } from '../../../src/web/bundle.ts';
 import { FakeServer } from './fake-server.ts';
 import type { FakeServerOptions } from './fake-server.ts';
 
@@ -19,7 +19,10 @@ async function load(): Promise<Map<string, { type: string; body: Buffer }>> {
     ['/favicon.svg', { type: 'image/svg+xml', body: await read('favicon.svg') }],
     [
       '/main.js',
-      { type: 'text/javascript; charset=utf-8', body: await bundlePage(new URL('main.ts', folder).pathname) },
+      {
+        type: 'text/javascript; charset=utf-8',
+        body: (await bundleModules([new URL('main.ts', folder).pathname]))[0]!,
+      },
     ],
   ]);
 }

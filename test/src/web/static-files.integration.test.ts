@@ -17,9 +17,11 @@ afterAll(async () => {
 
 const load = async (): Promise<string[]> => {
   const problems: string[] = [];
-  await loadWebPage(test.app.services.web, dir, (reason) => problems.push(reason));
+  await loadWebPage(test.app.services.web, dir, sdk, (reason) => problems.push(reason));
   return problems;
 };
+
+const sdk = new URL('../../../clients/index.ts', import.meta.url).pathname;
 
 const get = (path: string) => fetch(test.url + path);
 
@@ -51,6 +53,12 @@ describe('loadWebPage', () => {
     const script = await get('/main.js');
     expect(script.headers.get('content-type')).toBe('text/javascript; charset=utf-8');
     expect(await script.text()).toMatch(/document\.title="of the page"|"of the page"/);
+    const module = await get('/sdk.js');
+    expect(module.headers.get('content-type')).toBe('text/javascript; charset=utf-8');
+    const { connect } = (await import(`data:text/javascript,${encodeURIComponent(await module.text())}`)) as object & {
+      connect?: unknown;
+    };
+    expect(connect).toBeTypeOf('function');
     expect((await get('/styles.css')).headers.get('content-type')).toBe('text/css; charset=utf-8');
     expect((await get('/favicon.svg')).headers.get('content-type')).toBe('image/svg+xml');
     for (const path of ['/notes.txt', '/main.ts', '/part.ts']) expect((await get(path)).status).toBe(404);
