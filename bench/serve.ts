@@ -2,6 +2,7 @@
 // server, the load generator and the bare loop take turns in every round; ratios only ever compare the same round.
 // Two bare loops are compared with: decoding alone (with the phase of a burst in which all streams decode), and the
 // same prompts prefilled as well (with whole bursts and with the steady state of a closed loop).
+import { cpus } from 'node:os';
 import { compileModel } from '../workers/model/compile.ts';
 import { BareLoop, defaultLayout } from './bare/bare-loop.ts';
 import type { Bench } from './bench.ts';
@@ -89,15 +90,15 @@ async function measure(arena: Arena, numStreams: number): Promise<void> {
   for (let round = 0; round <= rounds; round++) {
     // The first round warms up: shapes are new to the allocator, code to the compiler.
     const into = round === 0 ? new Samples() : samples;
-    const texts = prompts.many(numStreams, PROMPT_TOKENS);
-    const ids = texts.map((text) => prompts.encode(text));
+    const ids = prompts.many(numStreams, PROMPT_TOKENS).map((text) => prompts.encode(text));
     const both = { prompts: ids, fixedContext: false, steps };
     into.rate('bare decode', (await bare.run({ ...both, prefill: false })).tokensPerSecond);
     const whole = await bare.run({ ...both, prefill: true });
     into.rate('bare with prefill', whole.tokensPerSecond);
     into.rate('bare prefill per token', (whole.prefillMs * 1000) / sum(ownPrompts(ids, whole.numWorkers)));
     for (const transport of round % 2 === 0 ? transports : transports.toReversed()) {
-      await measureBurst(arena, into, transport, texts);
+      // New prompts for each: repeated ones would find their KV still there.
+      await measureBurst(arena, into, transport, prompts.many(numStreams, PROMPT_TOKENS));
       if (round > 0) await measureClosed(arena, into, transport, numStreams);
     }
   }
@@ -134,7 +135,7 @@ async function measureClosed(arena: Arena, into: Samples, transport: Transport, 
   const forMs = WARM_MS + flags.integer('ms');
   const prompts = arena.prompts.many(numPrompts(streams, forMs), PROMPT_TOKENS);
   const job: LoadJob = { ...jobOf(arena, transport, streams), mode: 'closed', forMs, prompts };
-  const before = { cpu: server.cpu(), metrics: await server.metrics(), atMs: performance.now() };
+  const before = { cpu: server.cpu(), metrics: await server.metrics(), busyMs: busyMs(), atMs: performance.now() };
   const result = await runLoad(arena, job);
   const wallMs = performance.now() - before.atMs;
   const { records } = result;
@@ -150,7 +151,11 @@ async function measureClosed(arena: Arena, into: Samples, transport: Transport, 
     const tokens = sum(records.map(({ completionTokens }) => completionTokens));
     into.rate('native frames per token', result.numFrames / tokens);
     into.rate('native bytes per token', result.numBytes / tokens);
+    const busy = (busyMs() - before.busyMs) / wallMs;
     profile(into, before, { cpu: server.cpu(), metrics: await server.metrics() }, wallMs);
+    const own = ['main thread CPU', 'busiest engine thread CPU', 'second engine thread CPU', 'other threads CPU'];
+    const ours = result.cpuShare + sum(own.map((name) => into.rates.get(name)?.at(-1) ?? 0));
+    into.rate('CPU of others on this machine', Math.max(0, busy - ours));
   }
 }
 
@@ -167,6 +172,11 @@ function addTimings(into: Samples, mode: string, records: readonly RequestRecord
 /** More than the fastest machine uses up, so that no prompt comes twice and finds its prefix. */
 function numPrompts(streams: number, forMs: number): number {
   return streams * 2 + Math.ceil(forMs / 1000) * Math.min(64, 8 * streams);
+}
+
+/** CPU time spent by everybody on this machine, milliseconds. */
+function busyMs(): number {
+  return sum(cpus().map(({ times }) => times.user + times.nice + times.sys + times.irq));
 }
 
 /** Where the server's time went in a closed loop, as shares of its wall time. */
@@ -198,7 +208,7 @@ async function runLoad(arena: Arena, job: LoadJob): Promise<LoadResult> {
   return result;
 }
 
-const percentShares = /CPU$|^engine time/;
+const percentShares = /CPU$|^CPU of|^engine time/;
 const units: Record<string, string> = {
   'native frames per token': 'frames',
   'native bytes per token': 'bytes',

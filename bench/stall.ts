@@ -1,15 +1,17 @@
 // Bench `stall`: what four running streams feel when a long prompt arrives, how late that prompt's own first token is,
 // and how soon a cancel acts, in prefill and while decoding. The bench itself is the client: one stream's worth of work.
 import { setTimeout as sleep } from 'node:timers/promises';
+import { latencyClasses } from '../protocol/messages.ts';
 import type { Bench } from './bench.ts';
+import { UsageError } from './flags.ts';
 import { NativeLink } from './load/native-link.ts';
 import { Prompts } from './prompts.ts';
-import type { Report } from './report.ts';
+import type { Report, Result } from './report.ts';
 import { defaultCacheDir, ServerProcess } from './server-process.ts';
 import { largest, median, percentile } from './statistics.ts';
 
 const SHORT_TOKENS = 64;
-const LANE = 0;
+const LANE = 1;
 /** Streams run this long before something happens to them, and as long after. */
 const SETTLE_MS = 700;
 
@@ -28,11 +30,14 @@ export const bench: Bench = {
     prompt: { kind: 'integer', fallback: '1500', meaning: 'tokens of the long prompt' },
     streams: { kind: 'integer', fallback: '4', meaning: 'streams that run meanwhile' },
     rounds: { kind: 'integer', fallback: '7', meaning: 'repetitions' },
+    class: { kind: 'text', fallback: 'chat', meaning: 'latency class of all requests; chat collects deltas for 15 ms' },
     after: { kind: 'integer', fallback: '60', meaning: 'ms from the long prompt to its cancel' },
     cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
   },
   async run(flags, report) {
     const model = flags.text('model');
+    const latencyClass = latencyClasses.find((each) => each === flags.text('class'));
+    if (latencyClass === undefined) throw new UsageError(`--class is none of ${latencyClasses.join(', ')}`);
     const server = await ServerProcess.start({ cacheDir: flags.text('cache'), settings: { MODEL: model } });
     const prompts = new Prompts(model, flags.integer('seed'));
     const long = (): string => prompts.next(flags.integer('prompt'));
@@ -41,6 +46,7 @@ export const bench: Bench = {
     const started = performance.now();
     try {
       const link = await NativeLink.open(server.streamUrl);
+      link.openLane(LANE, latencyClass);
       await ask(link, short(), 16).done;
       const before: number[] = [];
       const during: number[] = [];
@@ -76,7 +82,7 @@ export const bench: Bench = {
         nextFirst.push((await follower.first) - follower.sentAtMs);
         await follower.done;
       }
-      const at = { streams: flags.integer('streams'), prompt: flags.integer('prompt') };
+      const at = { streams: flags.integer('streams'), prompt: flags.integer('prompt'), class: latencyClass };
       publish(report, 'longest gap of running streams, before', before, at);
       publish(report, 'longest gap of running streams, long prompt', during, at);
       publish(report, 'TTFT of the long prompt, streams running', lateness, at);
@@ -149,7 +155,7 @@ function longestGap(streams: readonly Stream[], fromMs: number, toMs: number): n
   return largest(all);
 }
 
-function publish(report: Report, what: string, values: number[], at: Record<string, number>): void {
+function publish(report: Report, what: string, values: number[], at: Result['at']): void {
   report.add(`${what}, median`, median(values), 'ms', at);
   report.add(`${what}, p90`, percentile(values, 0.9), 'ms', at);
   report.add(`${what}, max`, largest(values), 'ms', at);
