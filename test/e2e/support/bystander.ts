@@ -43,15 +43,15 @@ export class Bystanders {
   /** Runs `act` while streams of another connection flow, one after the other; each must end whole. */
   async watch(act: () => Promise<void>): Promise<void> {
     const client = await NativeClient.connect(this.#server.streamUrl);
-    let isOver = false;
+    const acting = { isOver: false };
     const streams = (async () => {
-      while (!isOver) await this.isWhole(this.start(client));
+      while (!acting.isOver) await this.isWhole(this.start(client));
     })();
     await client.next(Op.Created);
     try {
       await act();
     } finally {
-      isOver = true;
+      acting.isOver = true;
       await streams;
     }
     expect(client.violations).toEqual([]);
