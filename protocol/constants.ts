@@ -16,6 +16,10 @@ export const Limits = {
   handlesPerConnection: 1024,
   /** Events one handle may run ahead of the client's ack before sending pauses. */
   creditEvents: 256,
+  /** Events that wait beyond every reader's credit before the response parks. */
+  parkBacklogEvents: 1024,
+  /** A response parked for this long is cancelled. */
+  parkTimeoutMs: 120_000,
   /** Unacknowledged bytes per socket, above which only control frames are sent. */
   unackedBytes: 1 << 20,
   /** Bytes waiting inside the socket, above which only control frames are sent. */

@@ -51,6 +51,7 @@ export const errorTable = {
   method_not_allowed: { scope: 'lane', status: 405, retryable: false, type: BAD },
   unknown_session: { scope: 'lane', status: 404, retryable: false, type: BAD },
   unknown_response: { scope: 'lane', status: 404, retryable: false, type: BAD },
+  previous_response_not_found: { scope: 'lane', status: 400, retryable: false, type: BAD },
   unknown_model: { scope: 'lane', status: 404, retryable: false, type: BAD },
   context_too_long: { scope: 'lane', status: 400, retryable: false, type: BAD },
   too_large: { scope: 'lane', status: 413, retryable: false, type: BAD },

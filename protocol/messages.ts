@@ -18,6 +18,7 @@ export const Op = {
   Cancel: 11,
   Ack: 12,
   Ping: 13,
+  Resume: 14,
   // server → client
   Welcome: 32,
   LaneOpened: 33,
@@ -36,6 +37,8 @@ export const Op = {
   Error: 47,
   Pong: 48,
   Goaway: 49,
+  Resumed: 50,
+  State: 51,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 
@@ -101,6 +104,8 @@ export interface HelloOptions {
   token?: string;
   /** Free text for logs: name/version. */
   client?: string;
+  /** Random name of this client, the same on each of its connections: requestIds of one-offs count per instance. */
+  instance?: string;
 }
 
 export interface WelcomeInfo {
@@ -138,7 +143,25 @@ export interface SessionInfo {
   active: string[];
 }
 
-export interface CreateOptions {
+/** What the frames of one handle carry. Options of the handle, not of its response. */
+export interface ViewOptions {
+  /** Each delta says where its text begins. */
+  offsets?: boolean;
+  /** Deltas say where sentences end, once that is certain; includes `offsets`. */
+  sentences?: boolean;
+  /** State frames: queued, prefilling, running, parked. */
+  states?: boolean;
+}
+
+export interface ResumeOptions extends ViewOptions {
+  response: string;
+  /** The log that lastSeq counts in, as Created or Resumed gave it. May be absent when lastSeq is 0. */
+  epoch?: string;
+  /** The last event this client has; 0 for none. */
+  lastSeq: number;
+}
+
+export interface CreateOptions extends ViewOptions {
   /** Session to continue. Absent: a one-off response from `messages`, kept by no session. */
   session?: string;
   /** New messages of this turn (user, or tool results), or the whole conversation without a session. */
@@ -150,6 +173,8 @@ export interface CreateOptions {
   truncation?: 'auto' | 'error';
   /** Milliseconds from arrival after which the answer is of no use. */
   deadlineMs?: number;
+  /** Cancel and replace: a handle of this connection, a response id, or 'lane' for all that runs on this lane. */
+  supersede?: number | string;
 }
 
 export type ClientMessage =
@@ -165,12 +190,28 @@ export type ClientMessage =
   | [op: typeof Op.Fork, lane: number, requestId: string, session: string, numTurns: number]
   | [op: typeof Op.CloseSession, lane: number, requestId: string, session: string]
   | [op: typeof Op.Create, lane: number, requestId: string, options: CreateOptions]
-  | [op: typeof Op.Cancel, lane: number, handle: number]
+  /** `heard`: the user took in the text up to this offset only; history keeps no more of it. */
+  | [op: typeof Op.Cancel, lane: number, handle: number, heard?: number]
   /** Cumulative: every event of this handle up to and including seq has arrived. */
   | [op: typeof Op.Ack, lane: number, handle: number, seq: number]
-  | [op: typeof Op.Ping, lane: number, nonce: number | string];
+  | [op: typeof Op.Ping, lane: number, nonce: number | string]
+  | [op: typeof Op.Resume, lane: number, requestId: string, options: ResumeOptions];
 
-export type Delta = [handle: number, seq: number, text: string];
+/**
+ * `offset` of the text's first character and `ends` of the sentences that became certain with it, on request.
+ * Offsets count UTF-16 code units of the response's text from 0.
+ */
+export type Delta = [handle: number, seq: number, text: string, offset?: number, ends?: number[]];
+
+export type LiveState = 'queued' | 'prefilling' | 'running' | 'parked';
+
+export interface StateDetail {
+  /** queued: about how many requests are before this one. */
+  position?: number;
+  /** prefilling */
+  promptTokens?: number;
+  cachedTokens?: number;
+}
 
 export type ServerMessage =
   | [op: typeof Op.Welcome, lane: number, version: number, info: WelcomeInfo]
@@ -211,7 +252,22 @@ export type ServerMessage =
   | [op: typeof Op.Error, lane: number, requestId: string | null, error: WireError]
   | [op: typeof Op.Pong, lane: number, nonce: number | string]
   /** The server is about to close this connection; reconnect after the given time. */
-  | [op: typeof Op.Goaway, lane: number, code: string, retryAfterMs: number];
+  | [op: typeof Op.Goaway, lane: number, code: string, retryAfterMs: number]
+  /**
+   * Answers Resume. Recovered: the events after lastSeq follow on the handle; no handle: lastSeq was Done's.
+   * Not recovered: with a handle, forget what you have, all events follow from seq 1; without one, it is gone.
+   */
+  | [
+      op: typeof Op.Resumed,
+      lane: number,
+      requestId: string,
+      recovered: boolean,
+      handle: number | null,
+      response: string,
+      epoch: string | null,
+      session: string | null,
+    ]
+  | [op: typeof Op.State, lane: number, handle: number, state: LiveState, detail: StateDetail];
 
 export interface WireError {
   code: string;

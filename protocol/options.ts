@@ -18,10 +18,15 @@ import {
 import { join, refuse, string } from './fields.ts';
 import type { Check, Field } from './fields.ts';
 import { latencyClasses } from './messages.ts';
-import type { ChatMessage, CreateOptions, HelloOptions, LaneOptions, SessionOptions } from './messages.ts';
-import type { LatencyClass, ToolCall, ToolDefinition } from './messages.ts';
+import type { ChatMessage, CreateOptions, HelloOptions, LaneOptions, ResumeOptions } from './messages.ts';
+import type { LatencyClass, SessionOptions, ToolCall, ToolDefinition, ViewOptions } from './messages.ts';
 import { samplingRanges } from './sampling.ts';
 import type { SamplingParams } from './sampling.ts';
+
+/** Largest op, lane and handle. */
+export const MAX_ID = 2 ** 31 - 1;
+/** Shortest name of a client instance: it has to be random, or two tabs would share their requestIds. */
+const MIN_INSTANCE_CHARS = 16;
 
 /** Function names, as OpenAI allows them. */
 export const TOOL_NAME = /^[a-zA-Z0-9_-]{1,64}$/;
@@ -130,6 +135,7 @@ export const parseMessages: Check<ChatMessage[]> = list(parseMessage, 0, Limits.
 export const parseHelloOptions: Check<HelloOptions> = object<HelloOptions>({
   token: optional(string(1, 8192)),
   client: optional(string(0, 256)),
+  instance: optional(string(MIN_INSTANCE_CHARS, Limits.requestIdChars)),
 });
 
 export const parseLaneOptions: Check<LaneOptions> = object<LaneOptions>({ class: optional(parseClass) });
@@ -154,6 +160,31 @@ export const parseSessionOptions: Check<SessionOptions> = (value, param) => {
   return options;
 };
 
+const viewFields: { [K in keyof ViewOptions]-?: Field<boolean> } = {
+  offsets: optional(boolean),
+  sentences: optional(boolean),
+  states: optional(boolean),
+};
+
+const handleNumber = integer(1, MAX_ID);
+/** A handle, or 'lane', or a response id. */
+const parseSupersede: Check<number | string> = (value, param) =>
+  typeof value === 'string' ? id(value, param) : handleNumber(value, param);
+
+const parseResumeShape = object<ResumeOptions>({
+  response: required(id),
+  epoch: optional(id),
+  lastSeq: required(integer(0, Number.MAX_SAFE_INTEGER)),
+  ...viewFields,
+});
+
+/** A seq means nothing without the log it counts in. */
+export const parseResumeOptions: Check<ResumeOptions> = (value, param) => {
+  const options = parseResumeShape(value, param);
+  if (options.epoch === undefined && options.lastSeq > 0) refuse(join(param, 'epoch'), 'given when lastSeq is above 0');
+  return options;
+};
+
 const parseCreateShape = object<CreateOptions>({
   session: optional(id),
   messages: required(list(parseMessage, 1, Limits.messagesPerRequest)),
@@ -163,6 +194,8 @@ const parseCreateShape = object<CreateOptions>({
   class: optional(parseClass),
   truncation: optional(truncation),
   deadlineMs: optional(integer(1, MAX_DEADLINE_MS)),
+  supersede: optional(parseSupersede),
+  ...viewFields,
 });
 
 /** In a session only user and tool messages are new, and the model is the session's. */

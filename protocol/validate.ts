@@ -5,15 +5,14 @@ import { integer, string } from './fields.ts';
 import { Op } from './messages.ts';
 import type { ClientMessage } from './messages.ts';
 import { parseCreateOptions, parseHelloOptions, parseLaneOptions, parseRequestId } from './options.ts';
-import { parseSessionOptions } from './options.ts';
+import { MAX_ID, parseResumeOptions, parseSessionOptions } from './options.ts';
 
 export type ParsedFrame =
   | { ok: true; message: ClientMessage }
   /** `error` is answered on `lane`; one of connection scope (invalid_frame) ends the connection. */
   | { ok: false; error: ServiceError; lane: number; requestId: string | null };
 
-/** Largest op, lane and handle. */
-export const MAX_ID = 2 ** 31 - 1;
+export { MAX_ID } from './options.ts';
 
 const withoutRequestId: ReadonlySet<number> = new Set([
   Op.Hello,
@@ -26,6 +25,7 @@ const withoutRequestId: ReadonlySet<number> = new Set([
 
 const laneToOpen = integer(1, MAX_ID);
 const handle = integer(1, MAX_ID);
+const offset = integer(0, Number.MAX_SAFE_INTEGER);
 const seq = integer(0, Number.MAX_SAFE_INTEGER);
 const numTurns = integer(0, MAX_ID);
 const version = integer(0, MAX_ID);
@@ -74,11 +74,13 @@ function parseFields(op: number, lane: number, frame: unknown[]): ClientMessage 
     case Op.Create:
       return [op, lane, parseRequestId(a, 'requestId'), parseCreateOptions(b ?? {}, '')];
     case Op.Cancel:
-      return [op, lane, handle(a, 'handle')];
+      return b === null ? [op, lane, handle(a, 'handle')] : [op, lane, handle(a, 'handle'), offset(b, 'heard')];
     case Op.Ack:
       return [op, lane, handle(a, 'handle'), seq(b, 'seq')];
     case Op.Ping:
       return [op, lane, typeof a === 'string' ? nonceText(a, 'nonce') : nonceNumber(a, 'nonce')];
+    case Op.Resume:
+      return [op, lane, parseRequestId(a, 'requestId'), parseResumeOptions(b ?? {}, '')];
     default:
       throw new ServiceError('unsupported', `Op ${op} is not one of this version.`, { param: 'op' });
   }

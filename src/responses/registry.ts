@@ -22,6 +22,7 @@ export interface ResponsesOptions {
   now?: () => number;
   retentionMs?: number;
   logMemoryBytes?: number;
+  parkTimeoutMs?: number;
   observer?: ResponseObserver;
   /** A subscriber threw and was detached; the others were served. Default: rethrown outside this call. */
   onSubscriberError?: (error: unknown) => void;
@@ -31,18 +32,29 @@ export interface CreateResponse extends Omit<ResponseOptions, 'toolNames'> {
   tools: ToolDefinition[];
   /** Name of this request, unique over all callers: `byRequest` finds the response by it while it is retained. */
   requestKey?: string | undefined;
+  /** False: gone as soon as it has ended. Its readers still get everything. */
+  isKept?: boolean | undefined;
+  /** It can no longer be read by anyone who comes now. */
+  onForgotten?: (() => void) | undefined;
 }
 
 export class Responses {
   readonly #now: () => number;
   readonly #retentionMs: number;
   readonly #logMemoryBytes: number;
+  readonly #parkTimeoutMs: number;
   readonly #observer: ResponseObserver;
   readonly #onSubscriberError: (error: unknown) => void;
   readonly #hooks: ResponseHooks;
   readonly #all = new Map<string, Response>();
+  /** Not ended, in the order of creation. */
+  readonly #active = new Set<Response>();
   readonly #byRequest = new Map<string, Response>();
   readonly #requestKeys = new Map<Response, string>();
+  /** Forgotten when they end: created so, or removed while running. */
+  readonly #unkept = new WeakSet<Response>();
+  readonly #removed = new WeakSet<Response>();
+  readonly #onForgotten = new WeakMap<Response, () => void>();
   /** In the order they ended, with the bytes counted for each. */
   readonly #ended = new Map<Response, number>();
   #endedBytes = 0;
@@ -54,6 +66,7 @@ export class Responses {
     this.#now = options.now ?? (() => performance.timeOrigin + performance.now());
     this.#retentionMs = options.retentionMs ?? Limits.responseRetentionMs;
     this.#logMemoryBytes = options.logMemoryBytes ?? Limits.logMemoryBytes;
+    this.#parkTimeoutMs = options.parkTimeoutMs ?? Limits.parkTimeoutMs;
     this.#observer = options.observer ?? {};
     this.#onSubscriberError =
       options.onSubscriberError ??
@@ -75,7 +88,7 @@ export class Responses {
 
   /** Responses not ended yet. */
   get active(): number {
-    return this.#all.size - this.#ended.size;
+    return this.#active.size;
   }
 
   /** Ended responses that can still be read, and their estimated memory. */
@@ -94,15 +107,33 @@ export class Responses {
    */
   createWith(engine: Engine, caller: Caller, options: CreateResponse, begin: (response: Response) => void): Response {
     this.#evict();
-    const { session, class: latencyClass, sampling, deadlineMs } = options;
+    const { session, class: latencyClass, sampling, deadlineMs, conversation, cancelsUnwatched, extraBytes } = options;
     const response = new Response(
       engine,
       caller,
-      { session, class: latencyClass, sampling, deadlineMs, toolNames: options.tools.map((tool) => tool.name) },
+      {
+        session,
+        class: latencyClass,
+        sampling,
+        deadlineMs,
+        toolNames: options.tools.map((tool) => tool.name),
+        conversation,
+        cancelsUnwatched,
+        extraBytes,
+      },
       this.#hooks,
     );
-    begin(response);
     this.#all.set(response.id, response);
+    this.#active.add(response);
+    try {
+      begin(response);
+    } catch (error) {
+      this.#all.delete(response.id);
+      this.#active.delete(response);
+      throw error;
+    }
+    if (options.isKept === false) this.#unkept.add(response);
+    if (options.onForgotten) this.#onForgotten.set(response, options.onForgotten);
     if (options.requestKey !== undefined) {
       this.#byRequest.set(options.requestKey, response);
       this.#requestKeys.set(response, options.requestKey);
@@ -114,13 +145,23 @@ export class Responses {
   get(id: string, caller: Caller): Response | undefined {
     this.#evict();
     const response = this.#all.get(id);
-    return response?.caller.tenant === caller.tenant ? response : undefined;
+    if (response === undefined || this.#removed.has(response)) return undefined;
+    return response.caller.tenant === caller.tenant ? response : undefined;
+  }
+
+  /** Nobody can read it from now on, who does not already. One that still runs is cancelled. */
+  remove(response: Response): void {
+    if (response.isEnded) return this.#forget(response);
+    this.#removed.add(response);
+    this.#unkept.add(response);
+    response.cancel();
   }
 
   /** The response that an earlier create with this key made, if it can still be read. */
   byRequest(requestKey: string): Response | undefined {
     this.#evict();
-    return this.#byRequest.get(requestKey);
+    const response = this.#byRequest.get(requestKey);
+    return response === undefined || this.#removed.has(response) ? undefined : response;
   }
 
   /** Tells the subscribers of everything that changed since the last call, then flushes the outboxes. */
@@ -138,7 +179,9 @@ export class Responses {
         }
       }
     }
+    // After all were told: a reader that takes everything at once is not behind.
     for (const flush of this.#afterPublish) flush();
+    for (const response of touched) response.reviewParking();
   }
 
   /** Calls back after each publish. Returns the function that ends it. */
@@ -147,9 +190,37 @@ export class Responses {
     return () => void this.#afterPublish.delete(callback);
   }
 
+  /**
+   * About how many requests are before each one that waits: those of its engine that came earlier and wait too, and
+   * those of its session. The engine prefers some classes and tenants, so a later one may overtake.
+   */
+  queuePositions(): Map<Response, number> {
+    const positions = new Map<Response, number>();
+    const waiting = new Map<string, number>();
+    const inSession = new Map<string, number>();
+    for (const response of this.#active) {
+      const { model, sessionId } = response;
+      const before = waiting.get(model) ?? 0;
+      const beforeInSession = sessionId === null ? 0 : (inSession.get(sessionId) ?? 0);
+      if (sessionId !== null) inSession.set(sessionId, beforeInSession + 1);
+      if (response.state.kind !== 'queued') continue;
+      positions.set(response, response.isSubmitted ? before : before + beforeInSession);
+      if (response.isSubmitted) waiting.set(model, before + 1);
+    }
+    return positions;
+  }
+
+  /** Cancels what has been parked too long: nobody reads it. Call it every second or so. */
+  tick(): void {
+    const oldest = this.#now() - this.#parkTimeoutMs;
+    for (const response of this.#active) {
+      if (response.state.kind === 'parked' && response.state.sinceMs <= oldest) response.cancel();
+    }
+  }
+
   /** Ends everything still running with this error (drain: `shutting_down`); resolves when all have ended. */
   async cancelAll(code: ErrorCode, message: string): Promise<void> {
-    const running = [...this.#all.values()].filter((response) => !response.isEnded);
+    const running = [...this.#active];
     for (const response of running) response.fail(new ServiceError(code, message));
     await Promise.all(running.map((response) => response.ended));
   }
@@ -164,9 +235,11 @@ export class Responses {
   }
 
   #retain(response: Response): void {
+    this.#active.delete(response);
     this.#ended.set(response, response.bytes);
     this.#endedBytes += response.bytes;
     this.#observer.onEnded?.(response);
+    if (this.#unkept.has(response)) this.#forget(response);
     this.#evict();
   }
 
@@ -180,7 +253,8 @@ export class Responses {
   }
 
   #forget(response: Response): void {
-    this.#all.delete(response.id);
+    if (!this.#all.delete(response.id)) return;
+    this.#onForgotten.get(response)?.();
     this.#endedBytes -= this.#ended.get(response) ?? 0;
     this.#ended.delete(response);
     const key = this.#requestKeys.get(response);

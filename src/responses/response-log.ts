@@ -54,6 +54,11 @@ export class ResponseLog {
     return this.#ends.at(-1) ?? 0;
   }
 
+  /** Where the text of the events up to `seq` ends, in UTF-16 units. */
+  textEnd(seq: number): number {
+    return seq <= 0 ? 0 : (this.#ends[Math.min(seq, this.head) - 1] ?? 0);
+  }
+
   /** All text so far. */
   get text(): string {
     this.#fold();

@@ -2,6 +2,7 @@
 // log, anyone allowed may cancel it. `#end` is the only way into the state `ended`, and the only writer of the log's
 // end event, so "finished twice" and "never finished" have one place to be looked for.
 import { randomBytes } from 'node:crypto';
+import { Limits } from '../../protocol/constants.ts';
 import type { LatencyClass, ToolCall, Timings, Usage } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import { ServiceError } from '../../protocol/errors.ts';
@@ -21,7 +22,17 @@ export type ResponseState =
 export interface Subscriber {
   /** New events exist; called at most once per engine step and response. Pull them from `response.log`. */
   notify(response: Response): void;
+  /**
+   * How many events this reader is behind. When all readers of a response are far behind, it parks; a reader without
+   * this method never is. Whoever has it calls `response.reviewParking` when it caught up.
+   */
+  behindBy?(response: Response): number;
 }
+
+/** Every reader has used up its credit and this much more waits. */
+const PARK_EVENTS = Limits.creditEvents + Limits.parkBacklogEvents;
+/** A reader as close as this is worth generating for again. */
+const UNPARK_EVENTS = Limits.creditEvents / 2;
 
 export interface ResponseOptions {
   /** Session this response belongs to; null for a one-off. */
@@ -32,6 +43,15 @@ export interface ResponseOptions {
   sampling: SamplingParams;
   /** Milliseconds from creation after which the answer is of no use. */
   deadlineMs?: number | undefined;
+  /**
+   * Name under which the engine keeps the KV memory for whoever continues from here, and delivers the prompt's ids.
+   * Default: the session's id, or none.
+   */
+  conversation?: string | undefined;
+  /** Cancelled when its last reader leaves (plain HTTP); otherwise it runs on unwatched. */
+  cancelsUnwatched?: boolean | undefined;
+  /** Memory that whoever created it keeps along with it, counted by the retention budget. */
+  extraBytes?: number | undefined;
 }
 
 /** What a response tells its registry. */
@@ -75,6 +95,7 @@ export class Response implements EngineSink {
   #firstTokenAtMs: number | null = null;
   #lastTokenAtMs: number | null = null;
   #cancelAtMs: number | null = null;
+  #heardTo: number | null = null;
   /** Why we cancelled it ourselves; replaces the engine's plain `cancelled`. */
   #failure: ServiceError | null = null;
 
@@ -125,6 +146,11 @@ export class Response implements EngineSink {
     return this.#cancelAtMs;
   }
 
+  /** Up to where the user took in the text (offset in UTF-16 units); null when all of it. */
+  get heardTo(): number | null {
+    return this.#heardTo;
+  }
+
   /** Counts so far; exact once ended, also when cancelled. */
   get usage(): Usage {
     return {
@@ -148,13 +174,23 @@ export class Response implements EngineSink {
     };
   }
 
+  get sampling(): Readonly<SamplingParams> {
+    return this.#options.sampling;
+  }
+
+  /** Its wait in the queue was over at some time; stays false when it ended there. */
+  get wasAdmitted(): boolean {
+    return this.#prefillAtMs !== null || this.#firstTokenAtMs !== null;
+  }
+
   get numSubscribers(): number {
     return this.#subscribers.size;
   }
 
   /** Estimated memory of what retention keeps. */
   get bytes(): number {
-    return this.log.bytes + this.tokenIds.length * 8 + 1024;
+    const promptBytes = this.#promptTokenIds?.byteLength ?? 0;
+    return this.log.bytes + this.tokenIds.length * 8 + promptBytes + 1024 + (this.#options.extraBytes ?? 0);
   }
 
   /**
@@ -171,7 +207,7 @@ export class Response implements EngineSink {
     this.#requestId = this.#engine.submit(
       {
         tenant: this.caller.tenant,
-        session: this.sessionId ?? '',
+        session: this.#options.conversation ?? this.sessionId ?? '',
         class: this.class,
         prompt,
         toolNames: this.#options.toolNames,
@@ -190,6 +226,28 @@ export class Response implements EngineSink {
     else this.#engine.cancel(this.#requestId);
   }
 
+  /** The user took in no more than the text up to this offset; what history keeps of it is cut there. */
+  limitHeard(offset: number): void {
+    this.#heardTo = Math.min(offset, this.#heardTo ?? Infinity);
+  }
+
+  /**
+   * Parks when all readers are so far behind that generating more helps nobody, and goes on when one has caught up or
+   * when none is attached any more (a lost connection in its grace time is no slow reader).
+   */
+  reviewParking(): void {
+    const isParked = this.#state.kind === 'parked';
+    if (this.#requestId === null || this.isEnded || this.#cancelAtMs !== null) return;
+    if (!isParked && this.log.head < PARK_EVENTS) return;
+    const behind = this.#leastBehind();
+    if (isParked ? behind >= UNPARK_EVENTS : behind < PARK_EVENTS) return;
+    if (isParked) this.#engine.unpark(this.#requestId);
+    else this.#engine.park(this.#requestId);
+    // Unparked, it waits for room again; its next token says that it has some.
+    this.#state = { kind: isParked ? 'queued' : 'parked', sinceMs: this.#hooks.now() };
+    this.#hooks.touched(this, true);
+  }
+
   /** Cancels on the server's account: it will end as `error` with this error instead of `cancelled`. */
   fail(error: ServiceError): void {
     if (this.isEnded) return;
@@ -204,11 +262,14 @@ export class Response implements EngineSink {
   subscribe(subscriber: Subscriber): () => void {
     this.#subscribers.add(subscriber);
     if (this.log.head > 0) this.#hooks.touched(this, true);
+    this.reviewParking();
     return () => this.unsubscribe(subscriber);
   }
 
   unsubscribe(subscriber: Subscriber): void {
-    this.#subscribers.delete(subscriber);
+    const wasThere = this.#subscribers.delete(subscriber);
+    if (wasThere && this.#subscribers.size === 0 && this.#options.cancelsUnwatched) this.cancel();
+    this.reviewParking();
   }
 
   get subscribers(): Iterable<Subscriber> {
@@ -227,17 +288,25 @@ export class Response implements EngineSink {
 
   onPrefill(cachedTokens: number): void {
     this.#assertLive();
+    const now = this.#hooks.now();
+    if (this.#state.kind === 'queued') {
+      this.#state = { kind: 'prefilling', sinceMs: now };
+      this.#hooks.touched(this, false);
+    }
     // Preempted and computed again: the client's counts and times are those of the first round.
     if (this.#prefillAtMs !== null) return;
     this.#cachedTokens = cachedTokens;
-    this.#prefillAtMs = this.#hooks.now();
-    this.#state = { kind: 'prefilling', sinceMs: this.#prefillAtMs };
+    this.#prefillAtMs = now;
   }
 
   onToken(tokenId: number, text: string, sampledAtMs: number): void {
     this.#assertLive();
     if (this.#firstTokenAtMs === null) this.#firstTokenAtMs = sampledAtMs;
-    if (this.#state.kind !== 'running') this.#state = { kind: 'running', sinceMs: sampledAtMs };
+    // Tokens under way when it parked still arrive.
+    if (this.#state.kind === 'queued' || this.#state.kind === 'prefilling') {
+      this.#state = { kind: 'running', sinceMs: sampledAtMs };
+      this.#hooks.touched(this, false);
+    }
     const gapMs = this.#lastTokenAtMs === null ? null : sampledAtMs - this.#lastTokenAtMs;
     this.#lastTokenAtMs = sampledAtMs;
     this.tokenIds.push(tokenId);
@@ -280,6 +349,13 @@ export class Response implements EngineSink {
 
   onEnd(reason: EndReason, error: ServiceError | null): void {
     this.#end(reason, error, false);
+  }
+
+  #leastBehind(): number {
+    if (this.#subscribers.size === 0) return 0;
+    let least = Infinity;
+    for (const subscriber of this.#subscribers) least = Math.min(least, subscriber.behindBy?.(this) ?? 0);
+    return least;
   }
 
   #end(reason: EndReason, error: ServiceError | null, atOnce: boolean): void {

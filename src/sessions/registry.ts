@@ -5,6 +5,7 @@ import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ChatMessage, CreateOptions, LatencyClass, SessionInfo, SessionOptions } from '../../protocol/messages.ts';
 import { resolveSampling } from '../../protocol/sampling.ts';
+import type { PromptInput } from '../../workers/messages.ts';
 import type { Caller } from '../auth/caller.ts';
 import type { Engine } from '../engine/types.ts';
 import type { Responses } from '../responses/registry.ts';
@@ -17,10 +18,12 @@ export type EngineFor = (model: string | undefined) => Engine;
 
 /** Where a create comes from. */
 export interface CreateOrigin {
-  /** Name of the connection: requestIds of one-offs are chosen per connection. */
+  /** Name of the connection or client instance: requestIds of one-offs are chosen there. */
   origin: string;
   /** Class when the options name none. */
   class: LatencyClass;
+  /** What `supersede` names there. Throws `unknown_response`. Needed only with that option. */
+  named?: (supersede: number | string) => Response[];
 }
 
 export interface SessionsOptions {
@@ -113,7 +116,8 @@ export class Sessions {
 
   /**
    * Creates the response of a turn or a one-off. The same requestId again, in the same session (a one-off: from the
-   * same `origin`), gives the response of the first time while it is retained.
+   * same `origin`), gives the response of the first time while it is retained. With `supersede`, the responses named
+   * are cancelled first; a create refused here has cancelled nothing, and what fails later fails the new response.
    */
   create(caller: Caller, requestId: string, options: CreateOptions, from: CreateOrigin): Response {
     const session = options.session === undefined ? null : this.get(options.session, caller);
@@ -127,21 +131,53 @@ export class Sessions {
       sampling: resolveSampling(session?.sampling, options.sampling),
       deadlineMs: options.deadlineMs,
     };
+    const replaced = options.supersede === undefined ? [] : (from.named?.(options.supersede) ?? []);
     if (session === null) {
       const { messages, tools = [], truncation = 'auto' } = options;
       if (messages.length === 0) {
         throw new ServiceError('invalid_request', 'messages must not be empty.', { param: 'messages' });
       }
       const prompt = { kind: 'chat' as const, messages, tools, history: null, truncation };
-      return this.#responses.create(this.#engineFor(options.model), caller, { ...common, tools, prompt });
+      const engine = this.#engineFor(options.model);
+      if (options.supersede === undefined) return this.#responses.create(engine, caller, { ...common, tools, prompt });
+      this.#replace(replaced);
+      return this.#responses.createWith(engine, caller, { ...common, tools }, (response) =>
+        startAfter(replaced, response, prompt),
+      );
     }
     assertTurn(session, options, this.#engineFor);
-    session.assertRoom();
+    session.assertRoom(replaced);
+    this.#replace(replaced);
     const tools = [...(options.tools ?? session.tools)];
     const truncation = options.truncation ?? session.truncation;
-    return this.#responses.createWith(session.engine, caller, { ...common, tools }, (response) =>
-      session.run(response, { messages: options.messages, tools, truncation }),
-    );
+    const request = { messages: options.messages, tools, truncation };
+    return this.#responses.createWith(session.engine, caller, { ...common, tools }, (response) => {
+      if (options.supersede === undefined) session.run(response, request);
+      else orFail(response, () => session.run(response, request));
+    });
+  }
+
+  /** The user took in the response's text only up to `offset`; see Session.hear. Nothing to do without a session. */
+  hear(response: Response, offset: number): void {
+    if (offset > response.log.textLength) {
+      const message = `heard must be an offset in the ${response.log.textLength} units of text there are.`;
+      throw new ServiceError('invalid_request', message, { param: 'heard' });
+    }
+    this.#sessionOf(response)?.hear(response, offset);
+  }
+
+  #sessionOf({ sessionId }: Response): Session | undefined {
+    return sessionId === null ? undefined : this.#sessions.get(sessionId);
+  }
+
+  /** All or nothing: what may not be replaced is found before the first is cancelled. */
+  #replace(replaced: readonly Response[]): void {
+    for (const response of replaced) this.#sessionOf(response)?.assertReplaceable(response, replaced);
+    for (const response of replaced) {
+      const session = this.#sessionOf(response);
+      if (session === undefined) response.cancel();
+      else session.replace(response);
+    }
   }
 
   /** Closes what has been idle too long. Called on every use; a timer may call it too. */
@@ -208,6 +244,26 @@ export class Sessions {
     if (this.#sessions.delete(session.id)) this.#bytes -= session.bytes;
     session.close();
   }
+}
+
+/** Failing to start ends the response: what it replaces was cancelled already. */
+function orFail(response: Response, start: () => void): void {
+  try {
+    start();
+  } catch (error) {
+    if (!(error instanceof ServiceError)) throw error;
+    response.fail(error);
+  }
+}
+
+/** Starts when the replaced ones have ended, within a step: then their KV memory is there to be continued from. */
+function startAfter(replaced: readonly Response[], response: Response, prompt: PromptInput): void {
+  const ending = replaced.filter((old) => !old.isEnded);
+  const start = (): void => {
+    if (!response.isEnded) orFail(response, () => response.start(prompt));
+  };
+  if (ending.length === 0) start();
+  else void Promise.all(ending.map((old) => old.ended)).then(start);
 }
 
 /** Throws `invalid_request` when the options do not fit a turn of this session. */

@@ -10,7 +10,7 @@ import type { PromptInput } from '../../workers/messages.ts';
 import type { Engine } from '../engine/types.ts';
 import type { EndEvent } from '../responses/response-log.ts';
 import type { Response } from '../responses/response.ts';
-import { messageBytes, tokensOf, turnBytes, turnTokens } from './turn.ts';
+import { cutTurn, isSilent, messageBytes, tokensOf, turnBytes, turnTokens } from './turn.ts';
 import type { Turn } from './turn.ts';
 
 export interface SessionSetup {
@@ -46,6 +46,8 @@ export class Session {
   #turns: Turn[];
   #bytes: number;
   #active: Response | null = null;
+  /** Superseded while they ran: they leave no turn. */
+  readonly #replaced = new WeakSet<Response>();
   readonly #waiting: { response: Response; request: TurnRequest }[] = [];
   readonly #onChanged: (session: Session, addedBytes: number) => void;
   #isClosed = false;
@@ -92,9 +94,11 @@ export class Session {
     return [...this.#head, ...this.#turns.flatMap((turn) => [...turn.messages, turn.answer])];
   }
 
-  /** Throws `session_busy` when the queue is full. */
-  assertRoom(): void {
-    if (this.#active === null || this.#waiting.length < Limits.queuedPerSession) return;
+  /** Throws `session_busy` when the queue is full, not counting responses that are about to be replaced. */
+  assertRoom(replaced: readonly Response[] = []): void {
+    let numAhead = this.#active === null || this.#isLeaving(this.#active, replaced) ? 0 : 1;
+    for (const { response } of this.#waiting) if (!this.#isLeaving(response, replaced)) numAhead++;
+    if (numAhead <= Limits.queuedPerSession) return;
     throw new ServiceError(
       'session_busy',
       `This session already has one response running and ${Limits.queuedPerSession} waiting.`,
@@ -106,7 +110,6 @@ export class Session {
    * once; a queued response that cannot start later ends with that error instead.
    */
   run(response: Response, request: TurnRequest): void {
-    this.assertRoom();
     if (this.#active === null) {
       response.start(this.#prompt(request));
       this.#watch(response, request);
@@ -139,6 +142,44 @@ export class Session {
     const { tenant, engine, tools, sampling, truncation } = this;
     const turns = this.#turns.slice(0, numTurns);
     return { tenant, engine, createdAtMs, tools, sampling, truncation, head: this.#head, turns };
+  }
+
+  /** Throws `invalid_request` for a turn that cannot be taken back, because others were built on it. */
+  assertReplaceable(response: Response, replaced: readonly Response[]): void {
+    const index = this.#turns.findIndex((turn) => turn.response === response.id);
+    if (index === -1) return;
+    const isBuiltOn = this.#active !== null && !this.#isLeaving(this.#active, replaced);
+    if (index === this.#turns.length - 1 && !isBuiltOn) return;
+    const message = 'Only the newest turn of a session can be superseded; roll back instead.';
+    throw new ServiceError('invalid_request', message, { param: 'supersede' });
+  }
+
+  /** Cancels the response, and history forgets its turn, also when it had just ended by itself. */
+  replace(response: Response): void {
+    this.#replaced.add(response);
+    const index = this.#waiting.findIndex((entry) => entry.response === response);
+    if (index !== -1) this.#waiting.splice(index, 1);
+    response.cancel();
+    if (this.#turns.at(-1)?.response === response.id) this.#changed(-turnBytes(this.#turns.pop()!));
+  }
+
+  /**
+   * The user took in the response's text only up to `offset`: history keeps no more of it. Throws `invalid_request`
+   * when a later turn was already built on the whole answer.
+   */
+  hear(response: Response, offset: number): void {
+    response.limitHeard(offset);
+    const index = this.#turns.findIndex((turn) => turn.response === response.id);
+    const turn = this.#turns[index];
+    if (turn === undefined) return;
+    const cut = cutTurn(turn, offset);
+    if (cut === turn) return;
+    if (index < this.#turns.length - 1 || this.#active !== null) {
+      const message = 'A later turn was built on this answer already.';
+      throw new ServiceError('invalid_request', message, { param: 'heard' });
+    }
+    this.#turns.splice(index, 1, ...(cut === null ? [] : [cut]));
+    this.#changed((cut === null ? 0 : turnBytes(cut)) - turnBytes(turn));
   }
 
   /** Cancels everything and drops the kept KV memory. */
@@ -189,19 +230,24 @@ export class Session {
     }
   }
 
-  /** Failed answers leave the history as it was; so do cancelled ones that had said nothing yet. */
+  /** Failed and superseded answers leave the history as it was; so do cancelled ones that had said nothing yet. */
   #record(response: Response, request: TurnRequest, end: EndEvent): void {
     const answer = answerOf(response);
-    const saidNothing = answer.content === '' && answer.toolCalls === undefined;
-    if (end.reason === 'error' || (end.reason === 'cancelled' && saidNothing)) {
+    const isKept = end.reason !== 'error' && !this.#replaced.has(response);
+    const prompt = response.promptTokenIds;
+    const tokens = prompt === null || !isKept ? null : turnTokens(this.#turns, prompt, response.tokenIds);
+    const whole: Turn = { response: response.id, messages: request.messages, answer, tokens };
+    const turn = response.heardTo === null ? whole : cutTurn(whole, response.heardTo);
+    if (!isKept || turn === null || (end.reason === 'cancelled' && isSilent(turn.answer))) {
       this.#changed(0);
       return;
     }
-    const prompt = response.promptTokenIds;
-    const tokens = prompt === null ? null : turnTokens(this.#turns, prompt, response.tokenIds);
-    const turn: Turn = { messages: request.messages, answer, tokens };
     this.#turns.push(turn);
     this.#changed(turnBytes(turn));
+  }
+
+  #isLeaving(response: Response, replaced: readonly Response[]): boolean {
+    return this.#replaced.has(response) || replaced.includes(response);
   }
 
   #changed(addedBytes: number): void {

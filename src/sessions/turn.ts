@@ -3,6 +3,8 @@
 import type { ChatMessage } from '../../protocol/messages.ts';
 
 export interface Turn {
+  /** Id of the response that made it; '' in a turn that was given. */
+  readonly response: string;
   /** What the user (or the tools) said. */
   readonly messages: readonly ChatMessage[];
   readonly answer: ChatMessage;
@@ -52,4 +54,21 @@ export function messageBytes(messages: readonly ChatMessage[]): number {
 /** Estimated memory of a turn, in bytes. */
 export function turnBytes(turn: Turn): number {
   return messageBytes(turn.messages) + messageBytes([turn.answer]) + 4 * (turn.tokens?.own.length ?? 0);
+}
+
+/** An answer without text and without calls. */
+export function isSilent(answer: ChatMessage): boolean {
+  return answer.content === '' && answer.toolCalls === undefined;
+}
+
+/**
+ * The turn with its answer's text up to `offset` (UTF-16 units, never through a pair): the same turn when that is all
+ * of it, null when nothing is left. The tokens of a cut answer are not known: the next prompt is rendered anew.
+ */
+export function cutTurn(turn: Turn, offset: number): Turn | null {
+  const { content } = turn.answer;
+  if (offset >= content.length) return turn;
+  const isInPair = /[\uD800-\uDBFF]/.test(content.charAt(offset - 1)) && /[\uDC00-\uDFFF]/.test(content.charAt(offset));
+  const answer = { ...turn.answer, content: content.slice(0, isInPair ? offset - 1 : offset) };
+  return isSilent(answer) ? null : { ...turn, answer, tokens: null };
 }

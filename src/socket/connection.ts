@@ -40,10 +40,12 @@ type State =
   | { kind: 'closed' };
 
 export class Connection {
-  /** For support and logs; also scopes the requestIds of one-offs. */
+  /** For support and logs. */
   readonly id = `conn_${randomBytes(12).toString('hex')}`;
   readonly host: ConnectionHost;
   readonly outbox: Outbox;
+  /** Where requestIds of one-offs are unique: this connection, or the client instance that hello named. */
+  origin: string = this.id;
   /** What the client called itself in hello. */
   client = '';
   readonly #transport: Transport;
@@ -120,6 +122,7 @@ export class Connection {
     const known = options.token === undefined ? this.#state.caller : null;
     const caller = known ?? this.host.authenticate(options.token);
     this.client = options.client ?? '';
+    if (options.instance !== undefined) this.origin = `instance ${options.instance}`;
     this.#state = { kind: 'open', caller, lanes: new Map() };
     const { serverName: server } = this.host;
     const info = { server, connection: this.id, models: this.host.models(), limits: { ...Limits } };
@@ -207,6 +210,7 @@ function requestIdOf(message: ClientMessage): string | null {
     case Op.Fork:
     case Op.CloseSession:
     case Op.Create:
+    case Op.Resume:
       return message[2];
     default:
       return null;

@@ -3,7 +3,8 @@
 import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import { Op } from '../../protocol/messages.ts';
-import type { ClientMessage, CreateOptions } from '../../protocol/messages.ts';
+import type { ClientMessage, CreateOptions, ResumeOptions } from '../../protocol/messages.ts';
+import type { Response } from '../responses/response.ts';
 import type { Connection } from './connection.ts';
 
 /** Handles one valid message of an open connection (or Hello of a greeting one). Throws ServiceError. */
@@ -65,7 +66,7 @@ export function dispatch(connection: Connection, message: ClientMessage): void {
       create(connection, lane, message[2], message[3]);
       return;
     case Op.Cancel:
-      cancel(connection, lane, message[2]);
+      cancel(connection, lane, message[2], message[3]);
       return;
     case Op.Ack: {
       const [, , handle, seq] = message;
@@ -74,6 +75,9 @@ export function dispatch(connection: Connection, message: ClientMessage): void {
     }
     case Op.Ping:
       outbox.control([Op.Pong, lane, message[2]]);
+      return;
+    case Op.Resume:
+      resume(connection, lane, message[2], message[3]);
       return;
     default:
       message satisfies never;
@@ -84,28 +88,80 @@ function create(connection: Connection, lane: number, requestId: string, options
   const { outbox, host, caller } = connection;
   assertAllowed(connection);
   assertAccepting(connection);
-  if (outbox.numLive >= Limits.handlesPerConnection) {
-    const message = `A connection watches at most ${Limits.handlesPerConnection} responses at once.`;
-    throw new ServiceError('rate_limited', message, { retryAfterMs: 1000 });
-  }
-  const from = { origin: connection.id, class: connection.classOf(lane) };
+  assertHandleFree(connection);
+  const named = (supersede: number | string): Response[] => supersededBy(connection, lane, supersede);
+  const from = { origin: connection.origin, class: connection.classOf(lane), named };
   const response = host.sessions.create(caller, requestId, options, from);
-  const { handle } = outbox.find(response) ?? outbox.watch(response, lane);
-  outbox.control([Op.Created, lane, requestId, handle, response.id, response.log.epoch, response.sessionId]);
+  const subscription = outbox.find(response) ?? outbox.watch(response, lane, options);
+  const { id, log, sessionId } = response;
+  outbox.control([Op.Created, lane, requestId, subscription.handle, id, log.epoch, sessionId]);
+  outbox.announce(subscription);
 }
 
-function cancel(connection: Connection, lane: number, handle: number): void {
+/** Goes on with a response where this client left it, whatever connection it was on. */
+function resume(connection: Connection, lane: number, requestId: string, options: ResumeOptions): void {
   const { outbox, host, caller } = connection;
-  const live = outbox.liveHandle(handle);
-  if (live !== undefined) {
-    outbox.cancel(live, lane);
+  const { response: id, epoch, lastSeq } = options;
+  assertAllowed(connection);
+  const response = host.responses.get(id, caller);
+  if (response === undefined) {
+    outbox.control([Op.Resumed, lane, requestId, false, null, id, null, null]);
     return;
   }
+  const { log, sessionId } = response;
+  const watched = outbox.find(response);
+  if (watched !== undefined) {
+    const message = `This connection watches that response already, as handle ${watched.handle}.`;
+    throw new ServiceError('invalid_request', message, { param: 'response' });
+  }
+  // What was read from another log says nothing about this one: its reader starts over, and is told so.
+  const isRecovered = epoch === undefined || epoch === log.epoch;
+  const fromSeq = isRecovered ? lastSeq : 0;
+  if (fromSeq > log.head) {
+    const message = `lastSeq is ${lastSeq}, but the response has ${log.head} events.`;
+    throw new ServiceError('invalid_request', message, { param: 'lastSeq' });
+  }
+  if (response.isEnded && fromSeq === log.head) {
+    outbox.control([Op.Resumed, lane, requestId, true, null, id, log.epoch, sessionId]);
+    return;
+  }
+  assertHandleFree(connection);
+  const subscription = outbox.watch(response, lane, options, fromSeq);
+  outbox.control([Op.Resumed, lane, requestId, isRecovered, subscription.handle, id, log.epoch, sessionId]);
+  outbox.announce(subscription);
+}
+
+/** What a create wants to replace: everything live on its lane, a handle of this connection, or a response by id. */
+function supersededBy({ outbox, host, caller }: Connection, lane: number, supersede: number | string): Response[] {
+  if (supersede === 'lane') {
+    const onLane = [...outbox.live].filter((subscription) => subscription.lane === lane);
+    return onLane.flatMap(({ response }) => response ?? []);
+  }
+  const id = typeof supersede === 'string' ? supersede : outbox.endedHandle(supersede)?.response;
+  const live = typeof supersede === 'number' ? outbox.liveHandle(supersede)?.response : null;
+  const response = live ?? (id === undefined ? undefined : host.responses.get(id, caller));
+  if (response !== undefined) return [response];
+  const message = `${supersede} names no response that is known here.`;
+  throw new ServiceError('unknown_response', message, { param: 'supersede' });
+}
+
+function cancel(connection: Connection, lane: number, handle: number, heard: number | undefined): void {
+  const { outbox, host, caller } = connection;
+  const live = outbox.liveHandle(handle);
   const ended = outbox.endedHandle(handle);
-  if (ended === undefined || host.responses.get(ended.response, caller) === undefined) {
+  const response = live?.response ?? (ended && host.responses.get(ended.response, caller));
+  if (!response) {
     throw new ServiceError('unknown_response', `No response has handle ${handle} here.`, { param: 'handle' });
   }
-  outbox.control([Op.Cancelled, lane, handle, ended.lastSeq]);
+  if (heard !== undefined) host.sessions.hear(response, heard);
+  if (live !== undefined) outbox.cancel(live, lane);
+  else if (ended !== undefined) outbox.control([Op.Cancelled, lane, handle, ended.lastSeq]);
+}
+
+function assertHandleFree({ outbox }: Connection): void {
+  if (outbox.numLive < Limits.handlesPerConnection) return;
+  const message = `A connection watches at most ${Limits.handlesPerConnection} responses at once.`;
+  throw new ServiceError('rate_limited', message, { retryAfterMs: 1000 });
 }
 
 function assertAllowed({ caller }: Connection): void {

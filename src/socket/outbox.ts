@@ -6,7 +6,7 @@ import { FLUSH_WINDOW_MS, Limits } from '../../protocol/constants.ts';
 import { encode } from '../../protocol/codec.ts';
 import { toWireError } from '../../protocol/errors.ts';
 import { Op } from '../../protocol/messages.ts';
-import type { Delta, LatencyClass, ServerMessage } from '../../protocol/messages.ts';
+import type { Delta, LatencyClass, ServerMessage, StateDetail, ViewOptions } from '../../protocol/messages.ts';
 import type { LogEntry, LogEvent } from '../responses/response-log.ts';
 import type { Response, Subscriber } from '../responses/response.ts';
 import { Subscription } from './subscription.ts';
@@ -20,6 +20,8 @@ export interface OutboxHost {
   wants(outbox: Outbox): void;
   /** A frame left whose newest token of this class was sampled so many milliseconds ago. */
   onDelay(latencyClass: LatencyClass, delayMs: number): void;
+  /** About how many requests are before this one; undefined when it does not wait. */
+  queuePosition(response: Response): number | undefined;
   /** The transport dropped a frame: the connection cannot go on. */
   onDropped(outbox: Outbox): void;
 }
@@ -84,13 +86,32 @@ export class Outbox implements Subscriber {
     return this.#ended.get(handle);
   }
 
-  /** A new handle for the response. Send Created before returning to the event loop: events follow after that. */
-  watch(response: Response, lane: number): Subscription {
-    const subscription = new Subscription(++this.#numHandles, lane, response);
+  /**
+   * A new handle for the response, for a client that has the events up to `fromSeq`. Send Created or Resumed before
+   * returning to the event loop, then `announce`: events follow after that.
+   */
+  watch(response: Response, lane: number, view: ViewOptions = {}, fromSeq = 0): Subscription {
+    const subscription = new Subscription(++this.#numHandles, lane, response, view, fromSeq);
     this.#live.set(subscription.handle, subscription);
     this.#byResponse.set(response, subscription);
     response.subscribe(this);
     return subscription;
+  }
+
+  /** Tells the state of a new handle, where that was asked for. */
+  announce(subscription: Subscription): void {
+    this.#tellState(subscription, (response) => this.#host.queuePosition(response));
+  }
+
+  /** Tells queue positions that changed. */
+  tellPositions(positions: () => Map<Response, number>): void {
+    for (const subscription of this.#live.values()) {
+      if (subscription.wantsPosition) this.#tellState(subscription, (response) => positions().get(response));
+    }
+  }
+
+  behindBy(response: Response): number {
+    return this.#byResponse.get(response)?.behindBy ?? 0;
   }
 
   /** Returns false for a seq never sent on this handle. Handles not known (any more) are ignored. */
@@ -103,6 +124,7 @@ export class Outbox implements Subscriber {
     if (subscription.isFullyAcked) this.#unackedDone.delete(handle);
     this.#wake(subscription);
     this.flush();
+    subscription.response?.reviewParking();
     return true;
   }
 
@@ -116,6 +138,7 @@ export class Outbox implements Subscriber {
   notify(response: Response): void {
     const subscription = this.#byResponse.get(response);
     if (subscription === undefined) return;
+    this.announce(subscription);
     this.#wake(subscription);
     this.#host.wants(this);
   }
@@ -157,11 +180,23 @@ export class Outbox implements Subscriber {
   #windowLeftMs(): number {
     const leftMs = this.#lastDeltasMs + FLUSH_WINDOW_MS - this.#host.now();
     if (leftMs <= 0 || !this.#host.isBusy()) return 0;
-    for (const { class: latencyClass, lastSentSeq, response } of this.#ready) {
+    for (const { class: latencyClass, isFresh, response } of this.#ready) {
       const isUrgent = latencyClass === 'voice' || latencyClass === 'ide';
-      if (isUrgent || lastSentSeq === 0 || response?.isEnded === true) return 0;
+      if (isUrgent || isFresh || response?.isEnded === true) return 0;
     }
     return leftMs;
+  }
+
+  #tellState(subscription: Subscription, positionOf: (response: Response) => number | undefined): void {
+    const { response, lane, handle } = subscription;
+    if (response === null) return;
+    const told = subscription.newState(() => positionOf(response));
+    if (told === null) return;
+    const { promptTokens, cachedTokens } = response.usage;
+    const detail: StateDetail = {};
+    if (told.position !== undefined) detail.position = told.position;
+    if (told.state === 'prefilling') Object.assign(detail, { promptTokens, cachedTokens });
+    this.control([Op.State, lane, handle, told.state, detail]);
   }
 
   #sendReady(): void {
@@ -203,7 +238,7 @@ export class Outbox implements Subscriber {
     for (const { subscription, entries } of texts) {
       const { seq, event } = entries.shift()!;
       if (event.kind !== 'text') continue;
-      deltas.push([subscription.handle, seq, event.text]);
+      deltas.push(subscription.delta(seq, event.text));
       this.#account(subscription, seq, sizeOf(event));
       const { response } = subscription;
       const head = response?.isEnded === true ? response.log.head - 1 : response?.log.head;

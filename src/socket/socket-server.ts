@@ -30,6 +30,8 @@ export interface SocketServerOptions {
   busyResponses?: number;
   /** A frame with new tokens was written: how long ago the newest was sampled. */
   onDelay?: (latencyClass: LatencyClass, delayMs: number) => void;
+  /** 0 ≤ x < 1; spreads the reconnects after goaway. */
+  random?: () => number;
   onHello?: (connection: Connection) => void;
   onInternalError?: (error: unknown) => void;
 }
@@ -42,6 +44,7 @@ const BUSY_RESPONSES = 4;
 export class SocketServer {
   readonly #responses: Responses;
   readonly #now: () => number;
+  readonly #random: () => number;
   readonly #host: ConnectionHost;
   readonly #connections = new Set<Connection>();
   readonly #byOutbox = new Map<Outbox, Connection>();
@@ -57,6 +60,7 @@ export class SocketServer {
     const busyResponses = options.busyResponses ?? BUSY_RESPONSES;
     this.#responses = responses;
     this.#now = options.now ?? (() => performance.timeOrigin + performance.now());
+    this.#random = options.random ?? Math.random;
     const refusal = (): ServiceError | null => this.#refusal;
     this.#host = {
       sessions,
@@ -71,6 +75,7 @@ export class SocketServer {
       isBusy: () => this.#responses.active >= busyResponses,
       wants: (outbox) => void this.#wanting.add(outbox),
       onDelay: (latencyClass, delayMs) => options.onDelay?.(latencyClass, delayMs),
+      queuePosition: (response) => responses.queuePositions().get(response),
       onDropped: (outbox) =>
         this.#byOutbox.get(outbox)?.end(CloseCode.slowConsumer, 'slow_consumer' satisfies ErrorCode),
       onHello: (connection) => options.onHello?.(connection),
@@ -111,11 +116,15 @@ export class SocketServer {
     this.#leave(connection, isDone);
   }
 
-  /** Announces that connections will close and refuses new work from now on. */
+  /**
+   * Announces that connections will close and refuses new work from now on. Each connection is told its own time
+   * between `retryAfterMs` and twice that, so that they do not all come back in the same instant.
+   */
   goaway(code: ErrorCode, retryAfterMs: number): void {
     this.#refusal = new ServiceError(code, 'The server is shutting down; reconnect later.', { retryAfterMs });
     for (const connection of this.#connections) {
-      if (connection.isOpen) connection.outbox.control([Op.Goaway, 0, code, retryAfterMs]);
+      const spreadMs = Math.round(retryAfterMs * (1 + this.#random()));
+      if (connection.isOpen) connection.outbox.control([Op.Goaway, 0, code, spreadMs]);
     }
   }
 
@@ -130,7 +139,7 @@ export class SocketServer {
     this.#stopListening();
   }
 
-  /** Hello timeouts and grace times. Runs every second; tests call it. */
+  /** Hello timeouts, grace times, queue positions, long parking. Runs every second; tests call it. */
   tick(): void {
     const now = this.#now();
     for (const connection of this.#connections) {
@@ -138,6 +147,10 @@ export class SocketServer {
       if (greetingSinceMs === null || now - greetingSinceMs < Limits.helloTimeoutMs) continue;
       connection.fail(new ServiceError('unauthorized', 'No hello in time.'));
     }
+    this.#responses.tick();
+    let positions: Map<Response, number> | null = null;
+    const current = (): Map<Response, number> => (positions ??= this.#responses.queuePositions());
+    for (const connection of this.#connections) connection.outbox.tellPositions(current);
     for (const [response, graceEndMs] of this.#orphans) {
       if (graceEndMs > now) break;
       this.#orphans.delete(response);

@@ -1,10 +1,11 @@
 // One handle: a response as one connection watches it. Owns the two positions that matter, what was sent and what
-// the client acknowledged, and so the credit between them; the outbox renders, dispatch feeds the acks.
-// Positions are seqs of the log: another connection could go on from `lastAckSeq`.
+// the client acknowledged, and so the credit between them, and what the client asked to see; the outbox renders,
+// dispatch feeds the acks. Positions are seqs of the log: a resumed handle begins at the seq its client has.
 import { Limits } from '../../protocol/constants.ts';
-import type { LatencyClass } from '../../protocol/messages.ts';
+import type { Delta, LatencyClass, LiveState, ViewOptions } from '../../protocol/messages.ts';
 import type { LogEntry } from '../responses/response-log.ts';
 import type { Response } from '../responses/response.ts';
+import { SentenceScanner } from '../responses/sentence-scanner.ts';
 
 export class Subscription {
   readonly handle: number;
@@ -15,21 +16,45 @@ export class Subscription {
   readonly cancelLanes: number[] = [];
   /** The log's owner; null once Done was sent, so that this handle keeps no answer in memory. */
   #response: Response | null;
-  #lastSentSeq = 0;
-  #lastAckSeq = 0;
+  #lastSentSeq: number;
+  #lastAckSeq: number;
+  /** Something was sent on this handle. */
+  #hasSent = false;
+  readonly #view: ViewOptions;
+  readonly #scanner: SentenceScanner | null;
+  /** What the client was told last, for those who asked. */
+  #toldState: LiveState | null = null;
+  #toldPosition: number | undefined;
   /** What was sent and not acknowledged, oldest first. Each entry covers at least one event. */
   readonly #unacked: { seq: number; bytes: number }[] = [];
   #isCancelling = false;
 
-  constructor(handle: number, lane: number, response: Response) {
+  /** `fromSeq`: the last event the client has; what comes after it is sent. */
+  constructor(handle: number, lane: number, response: Response, view: ViewOptions = {}, fromSeq = 0) {
     this.handle = handle;
     this.lane = lane;
     this.class = response.class;
     this.#response = response;
+    this.#lastSentSeq = fromSeq;
+    this.#lastAckSeq = fromSeq;
+    this.#view = view;
+    this.#scanner = view.sentences === true ? new SentenceScanner() : null;
+    // What the client has decides where it is in a sentence; the ends in it were told with it.
+    this.#scanner?.push(response.log.textBetween(0, fromSeq));
   }
 
   get response(): Response | null {
     return this.#response;
+  }
+
+  /** The next delta is the first on this handle: it must not wait. */
+  get isFresh(): boolean {
+    return !this.#hasSent;
+  }
+
+  /** Events that the client does not have for certain. */
+  get behindBy(): number {
+    return this.#response === null ? 0 : this.#response.log.head - this.#lastAckSeq;
   }
 
   get lastSentSeq(): number {
@@ -64,6 +89,30 @@ export class Subscription {
     return isDoneNext ? [...entries, ...response.log.read(readTo, 1)] : entries;
   }
 
+  /** The next run of text as the client wants it, up to and including event `seq`. Call `sent` afterwards. */
+  delta(seq: number, text: string): Delta {
+    if (this.#view.offsets !== true && this.#scanner === null) return [this.handle, seq, text];
+    const offset = this.#response?.log.textEnd(this.#lastSentSeq) ?? 0;
+    const ends = this.#scanner?.push(text) ?? [];
+    return ends.length === 0 ? [this.handle, seq, text, offset] : [this.handle, seq, text, offset, ends];
+  }
+
+  /** The state to tell, when it was asked for and is new; `position` counts only while queued. */
+  newState(position: () => number | undefined): { state: LiveState; position: number | undefined } | null {
+    const state = this.#response?.state.kind;
+    if (this.#view.states !== true || state === undefined || state === 'ended') return null;
+    const place = state === 'queued' ? position() : undefined;
+    if (state === this.#toldState && place === this.#toldPosition) return null;
+    this.#toldState = state;
+    this.#toldPosition = place;
+    return { state, position: place };
+  }
+
+  /** The client is being told positions of this handle. */
+  get wantsPosition(): boolean {
+    return this.#view.states === true && this.#response?.state.kind === 'queued';
+  }
+
   /** From now on credit holds nothing up. */
   cancel(lane: number): void {
     this.cancelLanes.push(lane);
@@ -74,6 +123,7 @@ export class Subscription {
   /** Events up to `seq` were written in about `bytes` bytes. */
   sent(seq: number, bytes: number): void {
     this.#lastSentSeq = seq;
+    this.#hasSent = true;
     this.#unacked.push({ seq, bytes });
   }
 

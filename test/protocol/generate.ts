@@ -2,7 +2,8 @@
 // `clientOps` and `serverOps` are typed by Op, so a new op without a generator does not compile.
 import { Op, latencyClasses } from '../../protocol/messages.ts';
 import type { ChatMessage, ClientMessage, FinishReason, ServerMessage, SessionInfo } from '../../protocol/messages.ts';
-import type { CreateOptions, SessionOptions, ToolDefinition, WireError } from '../../protocol/messages.ts';
+import type { CreateOptions, Delta, HelloOptions, LiveState, ResumeOptions } from '../../protocol/messages.ts';
+import type { SessionOptions, StateDetail, ToolDefinition, ViewOptions, WireError } from '../../protocol/messages.ts';
 import { samplingRanges } from '../../protocol/sampling.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 
@@ -25,6 +26,7 @@ const ALPHABET = [
   '\u200d',
   '\uffff',
 ];
+const liveStates: LiveState[] = ['queued', 'prefilling', 'running', 'parked'];
 const finishReasons: FinishReason[] = ['stop', 'length', 'tool_calls', 'content_filter', 'cancelled', 'error'];
 
 /** Mulberry32: small, seeded, the same on every machine. */
@@ -139,6 +141,18 @@ function sessionOptions(r: Random): SessionOptions {
   });
 }
 
+const view = (r: Random): { [K in keyof ViewOptions]-?: () => boolean } => ({
+  offsets: () => r.chance(0.5),
+  sentences: () => r.chance(0.5),
+  states: () => r.chance(0.5),
+});
+
+function resumeOptions(r: Random): ResumeOptions {
+  const lastSeq = r.chance(0.2) ? 0 : seq(r);
+  const position = lastSeq === 0 && r.chance(0.5) ? { lastSeq } : { epoch: id(r), lastSeq };
+  return { response: id(r), ...position, ...r.some<ViewOptions>(view(r)) };
+}
+
 function createOptions(r: Random): CreateOptions {
   const inSession = r.chance(0.5);
   const rest = r.some<Omit<CreateOptions, 'session' | 'messages' | 'model'>>({
@@ -147,6 +161,8 @@ function createOptions(r: Random): CreateOptions {
     class: () => r.pick(latencyClasses),
     truncation: () => truncation(r),
     deadlineMs: () => r.int(1, MAX_ID),
+    supersede: () => (r.chance(0.5) ? handle(r) : id(r)),
+    ...view(r),
   });
   return inSession
     ? { session: id(r), messages: r.list(1, 3, () => message(r, ['user', 'tool'])), ...rest }
@@ -172,7 +188,10 @@ type ClientOp = ClientMessage[0];
 type ServerOp = ServerMessage[0];
 
 const clientOps: { [O in ClientOp]: Make<Of<ClientMessage, O>> } = {
-  [Op.Hello]: (r) => [Op.Hello, 0, r.int(0, 9), r.some({ token: () => r.text(1, 90), client: () => r.text(0, 40) })],
+  [Op.Hello]: (r) => {
+    const options = { token: () => r.text(1, 90), client: () => r.text(0, 40), instance: () => r.text(16, 128) };
+    return [Op.Hello, 0, r.int(0, 9), r.some<HelloOptions>(options)];
+  },
   [Op.OpenLane]: (r) => [Op.OpenLane, handle(r), r.some({ class: () => r.pick(latencyClasses) })],
   [Op.CloseLane]: (r) => [Op.CloseLane, handle(r)],
   [Op.OpenSession]: (r) => [Op.OpenSession, lane(r), id(r), sessionOptions(r)],
@@ -182,10 +201,19 @@ const clientOps: { [O in ClientOp]: Make<Of<ClientMessage, O>> } = {
   [Op.Fork]: (r) => [Op.Fork, lane(r), id(r), id(r), r.int(0, 1000)],
   [Op.CloseSession]: (r) => [Op.CloseSession, lane(r), id(r), id(r)],
   [Op.Create]: (r) => [Op.Create, lane(r), id(r), createOptions(r)],
-  [Op.Cancel]: (r) => [Op.Cancel, lane(r), handle(r)],
+  [Op.Cancel]: (r) =>
+    r.chance(0.5) ? [Op.Cancel, lane(r), handle(r)] : [Op.Cancel, lane(r), handle(r), r.int(0, 2 ** 40)],
   [Op.Ack]: (r) => [Op.Ack, lane(r), handle(r), seq(r)],
   [Op.Ping]: (r) => [Op.Ping, lane(r), r.chance(0.5) ? r.int(-(2 ** 40), 2 ** 52) : r.text(0, 128)],
+  [Op.Resume]: (r) => [Op.Resume, lane(r), id(r), resumeOptions(r)],
 };
+
+function delta(r: Random): Delta {
+  const text: Delta = [handle(r), seq(r), r.text(0, 20)];
+  if (r.chance(0.5)) text.push(r.int(0, 1e6));
+  if (text.length === 4 && r.chance(0.5)) text.push(r.list(1, 3, () => r.int(0, 1e6)));
+  return text;
+}
 
 const serverOps: { [O in ServerOp]: Make<Of<ServerMessage, O>> } = {
   [Op.Welcome]: (r) => {
@@ -201,7 +229,7 @@ const serverOps: { [O in ServerOp]: Make<Of<ServerMessage, O>> } = {
   [Op.SessionHistory]: (r) => [Op.SessionHistory, lane(r), id(r), id(r), messages(r, 0)],
   [Op.SessionClosed]: (r) => [Op.SessionClosed, lane(r), id(r), id(r)],
   [Op.Created]: (r) => [Op.Created, lane(r), id(r), handle(r), id(r), id(r), r.chance(0.5) ? null : id(r)],
-  [Op.Deltas]: (r) => [Op.Deltas, 0, r.list(0, 40, () => [handle(r), seq(r), r.text(0, 20)])],
+  [Op.Deltas]: (r) => [Op.Deltas, 0, r.list(0, 40, () => delta(r))],
   [Op.ToolBegin]: (r) => [Op.ToolBegin, lane(r), handle(r), seq(r), r.int(0, 9), id(r), id(r)],
   [Op.ToolDelta]: (r) => [Op.ToolDelta, lane(r), handle(r), seq(r), r.int(0, 9), r.text(0, 20)],
   [Op.ToolEnd]: (r) => [Op.ToolEnd, lane(r), handle(r), seq(r), r.int(0, 9)],
@@ -216,6 +244,15 @@ const serverOps: { [O in ServerOp]: Make<Of<ServerMessage, O>> } = {
   [Op.Error]: (r) => [Op.Error, lane(r), r.chance(0.5) ? null : id(r), wireError(r)],
   [Op.Pong]: (r) => [Op.Pong, lane(r), r.chance(0.5) ? r.int(-(2 ** 40), 2 ** 52) : r.text(0, 128)],
   [Op.Goaway]: (r) => [Op.Goaway, 0, id(r), r.int(0, 1e6)],
+  [Op.Resumed]: (r) => {
+    const orNull = <T>(make: (from: Random) => T): T | null => (r.chance(0.7) ? make(r) : null);
+    return [Op.Resumed, lane(r), id(r), r.chance(0.5), orNull(handle), id(r), orNull(id), orNull(id)];
+  },
+  [Op.State]: (r) => {
+    const count = (): number => r.int(0, 1e6);
+    const detail = r.some<StateDetail>({ position: count, promptTokens: count, cachedTokens: count });
+    return [Op.State, lane(r), handle(r), r.pick(liveStates), detail];
+  },
 };
 
 const makeClient = Object.values(clientOps) as Make<ClientMessage>[];

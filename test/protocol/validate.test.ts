@@ -13,6 +13,7 @@ const withMessage = (message: unknown) => create({ messages: [user, message] });
 const withSampling = (sampling: unknown) => create({ messages: [user], sampling });
 const withTools = (tools: unknown) => create({ messages: [user], tools });
 const tool = { name: 'f' };
+const resume = { response: 'resp', epoch: 'e', lastSeq: 3 };
 const call = { id: 'c', name: 'f', arguments: '{}' };
 const repeat = <T>(count: number, value: T) => Array.from({ length: count }, () => value);
 const distinctTools = (count: number) => Array.from({ length: count }, (_, i) => ({ name: `f${i}` }));
@@ -57,7 +58,7 @@ describe('parseClientMessage', () => {
   });
 
   it('answers an unknown op with unsupported on its lane, with its requestId where it has one', () => {
-    for (const op of [0, 14, 31, Op.Welcome, Op.Deltas, Op.Error, 99, MAX_ID]) {
+    for (const op of [0, 15, 31, Op.Welcome, Op.Deltas, Op.Error, 99, MAX_ID]) {
       expect(refusal([op, 5, 'r9'])).toMatchObject({
         error: { code: 'unsupported', param: 'op' },
         lane: 5,
@@ -77,6 +78,9 @@ describe('parseClientMessage', () => {
     ['token', [Op.Hello, 0, 1, { token: 7 }]],
     ['token', [Op.Hello, 0, 1, { token: '' }]],
     ['client', [Op.Hello, 0, 1, { client: 'x'.repeat(257) }]],
+    ['instance', [Op.Hello, 0, 1, { instance: 'x'.repeat(15) }]],
+    ['instance', [Op.Hello, 0, 1, { instance: 'x'.repeat(129) }]],
+    ['instance', [Op.Hello, 0, 1, { instance: 1e20 }]],
     ['agent', [Op.Hello, 0, 1, { agent: 'x' }]],
     ['lane', [Op.OpenLane, 0, {}]],
     ['class', [Op.OpenLane, LANE, { class: 'fast' }]],
@@ -87,6 +91,10 @@ describe('parseClientMessage', () => {
     ['handle', [Op.Cancel, LANE]],
     ['handle', [Op.Cancel, LANE, 0]],
     ['handle', [Op.Cancel, LANE, 2 ** 31]],
+    ['heard', [Op.Cancel, LANE, 1, -1]],
+    ['heard', [Op.Cancel, LANE, 1, 1.5]],
+    ['heard', [Op.Cancel, LANE, 1, 'all']],
+    ['heard', [Op.Cancel, LANE, 1, true]],
     ['handle', [Op.Ack, LANE, '1', 1]],
     ['seq', [Op.Ack, LANE, 1]],
     ['seq', [Op.Ack, LANE, 1, -1]],
@@ -95,6 +103,22 @@ describe('parseClientMessage', () => {
     ['nonce', [Op.Ping, LANE, 0.5]],
     ['nonce', [Op.Ping, LANE, true]],
     ['nonce', [Op.Ping, LANE, 'x'.repeat(129)]],
+    // resume
+    ['requestId', [Op.Resume, LANE, 5, resume]],
+    ['options', [Op.Resume, LANE, 'r1', 'resp']],
+    ['response', [Op.Resume, LANE, 'r1']],
+    ['response', [Op.Resume, LANE, 'r1', { ...resume, response: '' }]],
+    ['response', [Op.Resume, LANE, 'r1', { ...resume, response: 'x'.repeat(129) }]],
+    ['epoch', [Op.Resume, LANE, 'r1', { ...resume, epoch: 7 }]],
+    ['epoch', [Op.Resume, LANE, 'r1', { ...resume, epoch: null }]],
+    ['lastSeq', [Op.Resume, LANE, 'r1', { response: 'resp', epoch: 'e' }]],
+    ['lastSeq', [Op.Resume, LANE, 'r1', { ...resume, lastSeq: -1 }]],
+    ['lastSeq', [Op.Resume, LANE, 'r1', { ...resume, lastSeq: 0.5 }]],
+    ['lastSeq', [Op.Resume, LANE, 'r1', { ...resume, lastSeq: '3' }]],
+    ['offsets', [Op.Resume, LANE, 'r1', { ...resume, offsets: 1 }]],
+    ['sentences', [Op.Resume, LANE, 'r1', { ...resume, sentences: 'en' }]],
+    ['states', [Op.Resume, LANE, 'r1', { ...resume, states: {} }]],
+    ['handle', [Op.Resume, LANE, 'r1', { ...resume, handle: 1 }]],
     // sessions
     ['requestId', [Op.ListSessions, LANE]],
     ['requestId', [Op.ListSessions, LANE, 1]],
@@ -125,6 +149,14 @@ describe('parseClientMessage', () => {
     ['n', create({ messages: [user], n: 2 })],
     ['model', create({ messages: [user], model: 5 })],
     ['model', create({ messages: [user], session: 's', model: 'm' })],
+    ['supersede', create({ messages: [user], supersede: 0 })],
+    ['supersede', create({ messages: [user], supersede: 1.5 })],
+    ['supersede', create({ messages: [user], supersede: '' })],
+    ['supersede', create({ messages: [user], supersede: ['lane'] })],
+    ['supersede', create({ messages: [user], supersede: true })],
+    ['offsets', create({ messages: [user], offsets: 'utf16' })],
+    ['sentences', create({ messages: [user], sentences: 1 })],
+    ['states', create({ messages: [user], states: 'all' })],
     ['class', create({ messages: [user], class: 'VOICE' })],
     ['truncation', create({ messages: [user], truncation: true })],
     ['deadlineMs', create({ messages: [user], deadlineMs: 0 })],
@@ -214,11 +246,17 @@ describe('parseClientMessage', () => {
   });
 
   it('drops entries at the end that it does not know', () => {
-    expect(parseClientMessage([Op.Cancel, LANE, 4, 'new', { x: 1 }])).toEqual({
+    expect(parseClientMessage([Op.Cancel, LANE, 4, null, 'new', { x: 1 }])).toEqual({
       ok: true,
       message: [Op.Cancel, LANE, 4],
     });
     expect(parseClientMessage([Op.CloseLane, LANE, 'new'])).toEqual({ ok: true, message: [Op.CloseLane, LANE] });
+  });
+
+  it('takes a resume from the beginning without an epoch, and heard up to nothing', () => {
+    const message = [Op.Resume, LANE, 'r1', { response: 'resp', lastSeq: 0 }];
+    expect(parseClientMessage(message)).toEqual({ ok: true, message });
+    expect(parseClientMessage([Op.Cancel, LANE, 1, 0])).toEqual({ ok: true, message: [Op.Cancel, LANE, 1, 0] });
   });
 
   it('takes nil and a missing entry as absent', () => {

@@ -4,7 +4,7 @@
 import type { ServiceError } from '../../../protocol/errors.ts';
 import type { ModelInfo } from '../../../protocol/messages.ts';
 import type { Engine, EngineGaugesView, EngineSink, SubmitOptions } from '../../../src/engine/types.ts';
-import type { EndReason } from '../../../workers/messages.ts';
+import type { EndReason, PromptInput } from '../../../workers/messages.ts';
 
 /** A string is one token with that text; the rest are the other sink calls. */
 export type ScriptEvent =
@@ -24,6 +24,7 @@ export interface FakeRequest {
   isStarted: boolean;
   isCancelled: boolean;
   isHeld: boolean;
+  isParked: boolean;
 }
 
 export const fakeModel: ModelInfo = {
@@ -50,6 +51,8 @@ export class FakeEngine implements Engine {
   readonly submitted: SubmitOptions[] = [];
   readonly cancelled: number[] = [];
   readonly forgotten: string[] = [];
+  /** Calls of park and unpark that changed something, in order. */
+  readonly parkings: ['park' | 'unpark', number][] = [];
   now: () => number = () => performance.timeOrigin + performance.now();
   #nextId = 1;
   #nextToken = 1000;
@@ -69,7 +72,16 @@ export class FakeEngine implements Engine {
     const id = this.#nextId++;
     const script = this.script(options);
     this.submitted.push(options);
-    this.active.set(id, { id, options, sink, script, isStarted: false, isCancelled: false, isHeld: false });
+    this.active.set(id, {
+      id,
+      options,
+      sink,
+      script,
+      isStarted: false,
+      isCancelled: false,
+      isHeld: false,
+      isParked: false,
+    });
     return id;
   }
 
@@ -80,15 +92,34 @@ export class FakeEngine implements Engine {
     this.cancelled.push(id);
   }
 
+  park(id: number): void {
+    const request = this.active.get(id);
+    if (request === undefined || request.isParked) return;
+    request.isParked = true;
+    this.parkings.push(['park', id]);
+  }
+
+  unpark(id: number): void {
+    const request = this.active.get(id);
+    if (request === undefined || !request.isParked) return;
+    request.isParked = false;
+    this.parkings.push(['unpark', id]);
+  }
+
   forget(session: string): void {
     this.forgotten.push(session);
+  }
+
+  /** As many as the prompts of its requests have. */
+  countTokens(prompt: PromptInput): Promise<number> {
+    return Promise.resolve(this.#promptIds({ prompt }).length);
   }
 
   /** One event for every request that is not held (the first step of a request also plays encode and prefill). */
   step(): void {
     for (const request of this.active.values()) {
       if (request.isCancelled) this.#end(request, 'cancelled', null);
-      else if (!request.isHeld) this.#advance(request);
+      else if (!request.isHeld && !request.isParked) this.#advance(request);
     }
     this.onStepEnd?.();
   }
@@ -122,7 +153,7 @@ export class FakeEngine implements Engine {
   }
 
   /** One id per character of the prompt's last message, after the history. */
-  #promptIds({ prompt }: SubmitOptions): number[] {
+  #promptIds({ prompt }: Pick<SubmitOptions, 'prompt'>): number[] {
     if (prompt.kind !== 'chat') return prompt.tokenIds;
     const last = prompt.messages.at(-1)?.content ?? '';
     return [...(prompt.history ?? []), ...Array.from(last, (character) => character.codePointAt(0) ?? 0)];

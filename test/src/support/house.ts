@@ -63,6 +63,7 @@ export class House {
       models: () => [this.engine.model],
       authenticate: () => localCaller,
       now,
+      random: () => 0,
       onDelay: (latencyClass, delayMs) => void this.delays.push([latencyClass, delayMs]),
       onInternalError: (error) => void this.errors.push(error),
       ...options.socket,
