@@ -21,6 +21,8 @@ import type { TextModel } from './text/text-model.ts';
 /** Copies between two decode steps may take this long. */
 const MOVE_BUDGET_MS = 2;
 const GAUGE_INTERVAL_MS = 100;
+/** Longest sleep of a worker without work. */
+const IDLE_MS = 1000;
 
 export class Engine {
   readonly #init: WorkerInit;
@@ -55,13 +57,18 @@ export class Engine {
       index === 0 ? new Scheduler(model, this.#kv, layout, this.#range, this.#context, this.#out) : null;
   }
 
-  /** One round. Returns false when there was nothing to do: the caller may sleep until the mail counter moves. */
-  step(): boolean {
+  /** One round. Returns how many milliseconds the caller may sleep unless the mail counter moves; 0 when there is work. */
+  step(): number {
     this.#drain();
     this.#reap();
+    this.#scheduler?.admit();
+    // Clients learn at once that they were cancelled, queued or admitted.
+    if (!this.#out.isEmpty) this.#post();
+
+    const isLending = this.#scheduler?.balance() ?? false;
     let { stats } = this.#out;
     let started = performance.now();
-    stats.prefillTokens = this.#scheduler?.prefill(this.#model) ?? 0;
+    if (!isLending) stats.prefillTokens = this.#scheduler?.prefill(this.#model) ?? 0;
     stats.prefillMs = performance.now() - started;
     if (this.#scheduler?.hasPrefilled) {
       // Before the sequence can be on its way to another worker, which would post its second token.
@@ -80,10 +87,10 @@ export class Engine {
     const moved = this.#range.move(MOVE_BUDGET_MS);
     this.#out.stats.movedTokens += moved;
     this.#out.stats.moveMs += performance.now() - started;
-    this.#scheduler?.balance();
     if (!this.#out.isEmpty) this.#post();
     this.#postGauges();
-    return !this.#range.isIdle || !(this.#scheduler?.isIdle ?? true);
+    if (!this.#range.isIdle) return 0;
+    return this.#scheduler ? this.#scheduler.idleMs : IDLE_MS;
   }
 
   /** The lead's view of all workers; null in a decode worker. */

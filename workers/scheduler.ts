@@ -17,6 +17,8 @@ const BUSY_PREFILL_MS = 40;
 const LEND_ALL_PREFILL_MS = 60;
 /** Pause between two recalls, so that streams do not wander with every short prompt. */
 const RECALL_PAUSE_MS = 30;
+const WAITING_CHECK_MS = 100;
+const IDLE_MS = 1000;
 /** Prompts prefilled in turns at most; more wait, in order of class. */
 const MAX_PREFILLING = 8;
 
@@ -71,9 +73,12 @@ export class Scheduler {
     this.#prefill.calibrate(model, 0);
   }
 
-  /** Nothing to compute; whatever changes that arrives by message. */
-  get isIdle(): boolean {
-    return this.#prefill.size === 0;
+  /** How long the lead may sleep: 0 with a prompt to compute, short while streams are to be fetched back. */
+  get idleMs(): number {
+    if (this.#prefill.size > 0) return 0;
+    if (this.#surplus() > 0) return RECALL_PAUSE_MS;
+    // Deadlines of what waits are seen this often; everything else arrives by message.
+    return this.#waiting.length + this.#parked.size > 0 ? WAITING_CHECK_MS : IDLE_MS;
   }
 
   gauges(hookMisses: number): EngineGauges {
@@ -161,9 +166,43 @@ export class Scheduler {
 
   // --- one step
 
-  /** Admits what fits and computes one prefill chunk. Returns the tokens computed. */
+  /** Gives waiting requests a home, as far as there are places. */
+  admit(): void {
+    while (this.#waiting.length > 0 && this.#canAdmit()) {
+      const sequence = this.#waiting[0]!;
+      // A preempted sequence comes back when it can have the fully backed row for itself.
+      const isAlone = this.#prefill.size === 0 && this.#range.isIdle;
+      if (this.#preempted.has(sequence.id) && !isAlone) return;
+      if (!this.#findHome(sequence)) return;
+      this.#waiting.shift();
+    }
+  }
+
+  /**
+   * Moves streams between the own range and the decode workers when the load asks for it. Returns true when own streams
+   * are about to leave: they should not wait for a prefill chunk first.
+   */
+  balance(): boolean {
+    const others = this.#ready();
+    if (others.length === 0) return false;
+    const own = this.#range.size;
+    const room = (worker: DecodeWorker): number => this.#range.numRows - worker.lent.size;
+    if (this.#pendingMs() > LEND_ALL_PREFILL_MS) {
+      const space = others.reduce((sum, worker) => sum + Math.max(0, room(worker)), 0);
+      return own > 0 && space > 0 && this.#range.release(Math.min(own, space)) > 0;
+    }
+    if (this.#prefill.size > 0 || performance.now() - this.#lastRecall < RECALL_PAUSE_MS) return false;
+    const surplus = this.#surplus();
+    if (surplus === 0) return false;
+    const fullest = this.#fullest()!;
+    this.#lastRecall = performance.now();
+    fullest.recalling = true;
+    fullest.link.send({ op: 'recall', count: surplus });
+    return false;
+  }
+
+  /** Computes one prefill chunk. Returns the tokens computed. */
   prefill(model: Model): number {
-    this.#admit();
     const chunk = this.#prefill.step(model, this.#range.numLive > 0);
     if (!chunk) return 0;
     const { sequence, logits } = chunk;
@@ -199,28 +238,6 @@ export class Scheduler {
     else this.#place(sequence);
   }
 
-  /** Moves streams between the own range and the decode workers when the load asks for it. */
-  balance(): void {
-    const others = this.#ready();
-    if (others.length === 0) return;
-    const own = this.#range.size;
-    const pendingMs = this.#pendingMs();
-    const room = (worker: DecodeWorker): number => this.#range.numRows - worker.lent.size;
-    if (pendingMs > LEND_ALL_PREFILL_MS) {
-      const space = others.reduce((sum, worker) => sum + Math.max(0, room(worker)), 0);
-      if (own > 0 && space > 0) this.#range.release(Math.min(own, space));
-      return;
-    }
-    if (this.#prefill.size > 0 || performance.now() - this.#lastRecall < RECALL_PAUSE_MS) return;
-    const fullest = others.reduce((a, b) => (b.lent.size > a.lent.size ? b : a));
-    const surplus = Math.floor((fullest.lent.size - own) / 2);
-    const space = this.#range.numRows - own;
-    if (surplus < 1 || space < 1 || fullest.recalling) return;
-    this.#lastRecall = performance.now();
-    fullest.recalling = true;
-    fullest.link.send({ op: 'recall', count: Math.min(surplus, space) });
-  }
-
   /** Ends everything the lead holds, for shutdown. */
   close(): void {
     for (const worker of this.#workers.values()) worker.link.close();
@@ -230,6 +247,18 @@ export class Scheduler {
 
   #ready(): DecodeWorker[] {
     return [...this.#workers.values()].filter((worker) => worker.isKnown);
+  }
+
+  #fullest(): DecodeWorker | undefined {
+    return this.#ready().sort((a, b) => b.lent.size - a.lent.size)[0];
+  }
+
+  /** Streams that would better decode in the lead's own range. */
+  #surplus(): number {
+    const fullest = this.#fullest();
+    if (!fullest || fullest.recalling) return 0;
+    const own = this.#range.size;
+    return Math.max(0, Math.min(Math.floor((fullest.lent.size - own) / 2), this.#range.numRows - own));
   }
 
   #pendingMs(): number {
@@ -250,17 +279,6 @@ export class Scheduler {
     if (this.#prefill.size >= MAX_PREFILLING) return false;
     if ([...this.#workers.values()].some((worker) => !worker.isKnown)) return false;
     return this.#prefill.size + this.#numRunning() < this.#capacity();
-  }
-
-  #admit(): void {
-    while (this.#waiting.length > 0 && this.#canAdmit()) {
-      const sequence = this.#waiting[0]!;
-      // A preempted sequence comes back when it can have the fully backed row for itself.
-      const isAlone = this.#prefill.size === 0 && this.#range.isIdle;
-      if (this.#preempted.has(sequence.id) && !isAlone) return;
-      if (!this.#findHome(sequence)) return;
-      this.#waiting.shift();
-    }
   }
 
   #findHome(sequence: Sequence): boolean {

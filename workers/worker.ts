@@ -6,9 +6,6 @@ import type { FromWorker, WorkerInit } from './messages.ts';
 import { openModel } from './model/open-model.ts';
 import { TextModel } from './text/text-model.ts';
 
-/** Longest sleep of an idle worker; deadlines of waiting requests are seen at least this often. */
-const IDLE_MS = 200;
-
 export default async function run(init: WorkerInit): Promise<void> {
   const started = performance.now();
   const text = init.model.kind === 'fake' ? TextModel.bytes() : TextModel.load(init.model.textDir);
@@ -22,9 +19,9 @@ export default async function run(init: WorkerInit): Promise<void> {
   while (Atomics.load(ctl, Ctl.stop) === 0) {
     Atomics.add(ctl, Ctl.beats, 1);
     Atomics.store(ctl, Ctl.busy, 1);
-    const isBusy = engine.step();
+    const idleMs = engine.step();
     Atomics.store(ctl, Ctl.busy, 0);
-    if (!isBusy) Atomics.wait(ctl, Ctl.mail, engine.seenMail, IDLE_MS);
+    if (idleMs > 0) Atomics.wait(ctl, Ctl.mail, engine.seenMail, idleMs);
   }
   engine.close();
   model.dispose();

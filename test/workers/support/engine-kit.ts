@@ -145,7 +145,7 @@ export class EngineKit {
   /** One step of one worker. Returns whether it had work. */
   step(index: number): boolean {
     this.steps++;
-    const busy = this.workers[index]!.engine.step();
+    const busy = this.workers[index]!.engine.step() === 0;
     for (let item; (item = receiveMessageOnPort(this.workers[index]!.port));) this.#receive(item.message as FromWorker);
     return busy;
   }
