@@ -135,6 +135,13 @@ export class NativeClient {
     this.send([Op.Cancel, answer.lane, answer.handle]);
   }
 
+  /** Acknowledges what has come, unless `isAcking` is false. */
+  ack(answer: Answer): void {
+    if (!this.isAcking) return;
+    answer.ackedSeq = answer.lastSeq;
+    this.send([Op.Ack, 0, answer.handle, answer.lastSeq]);
+  }
+
   /** Stops reading from the socket, so that the server's buffers fill up. */
   stall(): void {
     this.isAcking = false;
@@ -164,7 +171,7 @@ export class NativeClient {
         for (const [handle, seq, text] of frame[2]) {
           const answer = this.#byHandle.get(handle);
           if (answer === undefined) this.violations.push(`text for handle ${handle}, never created`);
-          else if (answer.onText(seq, text, now) >= ACK_EVENTS) this.#ack(answer);
+          else if (answer.onText(seq, text, now) >= ACK_EVENTS) this.ack(answer);
         }
         break;
       case Op.ToolBegin:
@@ -174,7 +181,7 @@ export class NativeClient {
         const answer = this.#byHandle.get(frame[2]);
         if (answer === undefined) this.violations.push(`op ${frame[0]} for handle ${frame[2]}, never created`);
         else answer.onEvent(frame);
-        if (answer !== undefined && frame[0] === Op.Done) this.#ack(answer);
+        if (answer !== undefined && frame[0] === Op.Done) this.ack(answer);
         break;
       }
       case Op.Cancelled:
@@ -197,11 +204,5 @@ export class NativeClient {
     if (answer === undefined) return;
     this.#byHandle.set(handle, answer);
     answer.onCreated(frame);
-  }
-
-  #ack(answer: Answer): void {
-    if (!this.isAcking) return;
-    answer.ackedSeq = answer.lastSeq;
-    this.send([Op.Ack, 0, answer.handle, answer.lastSeq]);
   }
 }

@@ -15,6 +15,8 @@ const CACHE_DIR = join(tmpdir(), 'tokenwire-test-cache');
 /** Compiling the default model for the first time takes its time. */
 const READY_MS = 180_000;
 const POLL_MS = 15;
+/** Gauges come from the engine threads, at most ten times a second. */
+const GAUGE_MS = 300;
 /** A server that does not end by then has failed its test; it must not outlive the run. */
 const STOP_MS = 15_000;
 
@@ -133,11 +135,14 @@ export class TestServer {
     return (await this.metric('process_resident_memory_bytes')) / 2 ** 20;
   }
 
-  /** Fulfils when nothing runs, waits or is connected any more (this question's own connection aside). */
+  /** Fulfils when nothing has run or waited for a moment; parked responses do neither. */
   async idle(timeoutMs = 10_000): Promise<void> {
+    let quietSinceMs = Infinity;
     await this.#until('idle', timeoutMs, async () => {
       const numRunning = await this.metric('requests_running');
-      return numRunning + (await this.metric('requests_waiting')) === 0;
+      if (numRunning + (await this.metric('requests_waiting')) > 0) quietSinceMs = Infinity;
+      else if (quietSinceMs === Infinity) quietSinceMs = performance.now();
+      return performance.now() - quietSinceMs > GAUGE_MS;
     });
   }
 
