@@ -4,82 +4,91 @@
 import { createHash } from 'node:crypto';
 import packageJson from '../../package.json' with { type: 'json' };
 import type { FinishReason, Usage } from '../../protocol/messages.ts';
-import { readJson } from '../http/body.ts';
+import { parseJsonObject, readBody } from '../http/body.ts';
 import { errorBody } from '../http/errors.ts';
 import type { Exchange } from '../http/exchange.ts';
-import { cancelIfUnwatched, LogWriter } from '../http/log-writer.ts';
+import { createOnce } from '../http/idempotency.ts';
+import { HEAD_WAIT_MS, LogWriter, type StreamRenderer } from '../http/log-writer.ts';
 import { dataEvent, DONE_EVENT } from '../http/sse.ts';
 import { observeWrite } from '../metrics.ts';
 import type { EndEvent, LogEntry } from '../responses/response-log.ts';
 import type { Response } from '../responses/response.ts';
 import { shuttingDown, type Services } from '../services.ts';
 import { parseChatRequest } from './chat-request.ts';
-
-/** From this many answers at once small events are collected; below, every step is written. */
-const BUSY_RESPONSES = 4;
+import { BUSY_RESPONSES, watchToEnd } from './watch.ts';
 
 export async function chatCompletions(exchange: Exchange, services: Services): Promise<void> {
   const caller = services.keys.callerOfHeader(exchange.header('authorization'));
   if (services.isDraining) throw shuttingDown();
-  const request = parseChatRequest(await readJson(exchange));
+  const body = await readBody(exchange);
+  const request = parseChatRequest(parseJsonObject(body));
   if (exchange.isOver) return;
-  const response = services.responses.create(services.engines.find(request.model), caller, {
-    session: null,
-    class: caller.class,
-    tools: request.tools,
-    sampling: request.sampling,
-    prompt: {
-      kind: 'chat',
-      messages: request.messages,
-      tools: request.tools,
-      history: null,
-      truncation: 'error',
-    },
-  });
+  const { messages, tools, sampling } = request;
+  const response = createOnce(exchange, services.responses, caller, body, (requestKey) =>
+    services.responses.create(services.engines.find(request.model), caller, {
+      requestKey,
+      session: null,
+      class: caller.class,
+      tools,
+      sampling,
+      cancelsUnwatched: true,
+      prompt: { kind: 'chat', messages, tools, history: null, truncation: 'error' },
+    }),
+  );
   if (request.stream) stream(exchange, services, response, request.includeUsage);
   else await answer(exchange, response);
 }
 
 async function answer(exchange: Exchange, response: Response): Promise<void> {
-  const watcher = { notify: () => {} };
-  response.subscribe(watcher);
-  exchange.onGone(() => {
-    response.unsubscribe(watcher);
-    cancelIfUnwatched(response);
-  });
-  const end = await response.ended;
-  response.unsubscribe(watcher);
+  const end = await watchToEnd(exchange, response);
   if (end.error) throw end.error;
   exchange.sendJson(200, completionObject(response, end));
 }
 
 function stream(exchange: Exchange, services: Services, response: Response, includeUsage: boolean): void {
-  const renderer = new ChunkRenderer(response, includeUsage);
   void new LogWriter({
     exchange,
     response,
-    opening: renderer.opening(),
-    render: (entry) => renderer.render(entry),
+    renderer: new ChunkRenderer(response, includeUsage),
+    headWaitMs: HEAD_WAIT_MS,
+    failsWithStatus: true,
     isBusy: () => services.responses.active >= BUSY_RESPONSES,
     onWritten: () => observeWrite(services.metrics, response),
   });
 }
 
-/** Log entries → `chat.completion.chunk` events. Keeps only the constant fields; order is the log's. */
-export class ChunkRenderer {
+/** The log → `chat.completion.chunk` events, text merged as far as the reader is behind. */
+export class ChunkRenderer implements StreamRenderer {
+  readonly #log: Response['log'];
   readonly #head: ReturnType<typeof commonFields> & { object: 'chat.completion.chunk' };
   readonly #includeUsage: boolean;
+  #seq = 0;
+  #isOpened = false;
+  #isDone = false;
 
-  constructor(response: Pick<Response, 'id' | 'model' | 'createdAtMs'>, includeUsage: boolean) {
+  constructor(response: Pick<Response, 'id' | 'model' | 'createdAtMs' | 'log'>, includeUsage: boolean) {
+    this.#log = response.log;
     this.#head = { ...commonFields(response), object: 'chat.completion.chunk' };
     this.#includeUsage = includeUsage;
   }
 
-  opening(): string {
-    return this.#chunk({ role: 'assistant', content: '', refusal: null });
+  get seq(): number {
+    return this.#seq;
   }
 
-  render({ event }: LogEntry): string {
+  get isDone(): boolean {
+    return this.#isDone;
+  }
+
+  next(limit: number): string {
+    const opening = this.#isOpened ? '' : this.#chunk({ role: 'assistant', content: '', refusal: null });
+    this.#isOpened = true;
+    const entries = this.#log.read(this.#seq, limit);
+    this.#seq = entries.at(-1)?.seq ?? this.#seq;
+    return opening + entries.map((entry) => this.#render(entry)).join('');
+  }
+
+  #render({ event }: LogEntry): string {
     switch (event.kind) {
       case 'text':
         return this.#chunk({ content: event.text });
@@ -97,6 +106,7 @@ export class ChunkRenderer {
   }
 
   #end(end: EndEvent): string {
+    this.#isDone = true;
     // No [DONE] after an error: that is how clients tell a broken answer from a complete one.
     if (end.error) return dataEvent(errorBody(end.error));
     const finish = this.#chunk({}, finishReason(end.reason));

@@ -4,8 +4,9 @@ import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import { boolean, list, map, matching, oneOf, refuse, string, type Check } from '../../protocol/fields.ts';
 import type { ChatMessage, ToolCall, ToolDefinition } from '../../protocol/messages.ts';
-import { parseSamplingField, parseTools, TOOL_NAME } from '../../protocol/options.ts';
-import { defaultSampling, type SamplingParams } from '../../protocol/sampling.ts';
+import { parseTools, TOOL_NAME } from '../../protocol/options.ts';
+import type { SamplingParams } from '../../protocol/sampling.ts';
+import { commonSampling, onlyFields, onlyValues, parseSampling, unsupported } from './fields.ts';
 
 export interface ChatRequest {
   model: string | undefined;
@@ -21,7 +22,7 @@ export interface ChatRequest {
 export const ignoredFields = ['user', 'metadata', 'prompt_cache_key', 'safety_identifier'] as const;
 
 /** Accepted with these values only, which ask for what happens anyway. */
-const onlyValues: Record<string, readonly unknown[]> = {
+const fixedFields: Record<string, readonly unknown[]> = {
   n: [1],
   store: [false],
   logprobs: [false],
@@ -29,35 +30,14 @@ const onlyValues: Record<string, readonly unknown[]> = {
   service_tier: ['auto', 'default'],
 };
 
-const samplingNames: Record<string, keyof SamplingParams> = {
-  temperature: 'temperature',
-  top_p: 'topP',
-  top_k: 'topK',
-  min_p: 'minP',
-  repetition_penalty: 'repetitionPenalty',
-  presence_penalty: 'presencePenalty',
-  frequency_penalty: 'frequencyPenalty',
-  logit_bias: 'logitBias',
-  seed: 'seed',
+const samplingNames = {
+  ...commonSampling,
   max_tokens: 'maxTokens',
   max_completion_tokens: 'maxTokens',
-  stop: 'stop',
-  ignore_eos: 'ignoreEos',
-};
+} as const;
 
 const modelId = string(1, 256);
 const text = string(0, Infinity);
-
-function unsupported(param: string, why = 'is not supported'): never {
-  throw new ServiceError('unsupported', `${param} ${why}.`, { param });
-}
-
-/** Refuses every field of `value` that is not listed; null counts as absent. */
-function onlyFields(value: Record<string, unknown>, param: string, names: readonly string[]): void {
-  for (const [name, field] of Object.entries(value)) {
-    if (field !== null && field !== undefined && !names.includes(name)) unsupported(`${param}.${name.slice(0, 64)}`);
-  }
-}
 
 /** A string, or text parts that are joined; other kinds of parts are refused by index. */
 const parseContent: Check<string> = (value, param) => {
@@ -163,26 +143,13 @@ function asFunctionPath(error: unknown): unknown {
   return new ServiceError(error.code, error.message.replace(error.param, param), { param });
 }
 
-function parseSampling(body: Record<string, unknown>): SamplingParams {
-  const sampling: SamplingParams = { ...defaultSampling };
-  for (const [name, field] of Object.entries(samplingNames)) {
-    let value = body[name];
-    if (value === undefined || value === null) continue;
-    if (name === 'stop' && typeof value === 'string') value = [value];
-    // vLLM's spelling of "all".
-    if (name === 'top_k' && value === -1) value = 0;
-    Object.assign(sampling, { [field]: parseSamplingField(field, value, name) });
-  }
-  return sampling;
-}
-
 /** Throws ServiceError `invalid_request`, or `unsupported` for what exists elsewhere but not here; both name the field. */
 export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
   const request: ChatRequest = {
     model: undefined,
     messages: [],
     tools: [],
-    sampling: parseSampling(body),
+    sampling: parseSampling(body, samplingNames),
     stream: false,
     includeUsage: false,
   };
@@ -243,8 +210,6 @@ function parseStreamOptions(value: unknown, stream: unknown): boolean {
 
 function checkWithoutEffect(name: string, value: unknown): void {
   if ((ignoredFields as readonly string[]).includes(name)) return;
-  const allowed = Object.hasOwn(onlyValues, name) ? onlyValues[name]! : null;
-  if (allowed === null) unsupported(name.slice(0, 64));
-  if (!allowed.includes(value))
-    unsupported(name, `supports only ${allowed.map((v) => JSON.stringify(v)).join(' and ')}`);
+  if (!Object.hasOwn(fixedFields, name)) unsupported(name.slice(0, 64));
+  onlyValues(name, value, fixedFields[name]!);
 }

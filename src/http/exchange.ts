@@ -15,6 +15,7 @@ export class Exchange {
   readonly method: string;
   /** Undecoded, without the query. */
   readonly path: string;
+  readonly query: URLSearchParams;
   readonly startedAt = performance.now();
   /** Called once with the status when the answer's head was written. */
   onAnswered: ((status: number) => void) | null = null;
@@ -34,6 +35,7 @@ export class Exchange {
     this.#res = res;
     this.method = req.getMethod().toUpperCase();
     this.path = req.getUrl();
+    this.query = new URLSearchParams(req.getQuery() ?? '');
     req.forEach((name, value) => {
       this.#headers.set(name, value);
     });

@@ -1,9 +1,9 @@
-// Writes one response's log to one HTTP client as server-sent events, whatever the dialect: the dialect renders entries,
+// Writes one response's log to one HTTP client as server-sent events, whatever the dialect: the dialect renders events,
 // this file decides when. The first event leaves at once; later ones of a busy server are collected for a short window,
-// which gives the engines back the time of needless wake-ups. A full socket stops the pulling, never the log.
+// which gives the engines back the time of needless wake-ups. A full socket stops the pulling, never the log; how far
+// the reader is behind decides with that of the others whether the response parks.
 import { FLUSH_WINDOW_MS } from '../../protocol/constants.ts';
 import type { ServiceError } from '../../protocol/errors.ts';
-import type { LogEntry } from '../responses/response-log.ts';
 import type { Response, Subscriber } from '../responses/response.ts';
 import type { Exchange } from './exchange.ts';
 import { EventStream } from './sse.ts';
@@ -13,16 +13,30 @@ import { EventStream } from './sse.ts';
  * queue full) gets its HTTP status. Longer would let proxies take the silence for a dead server.
  */
 export const HEAD_WAIT_MS = 5000;
-/** Events per write; more are written by the next one if the socket still takes them. */
+/** Events of the log per write; more are written by the next one if the socket still takes them. */
 const EVENTS_PER_WRITE = 512;
+
+/** A dialect's view of one log for one reader. It keeps its own place. */
+export interface StreamRenderer {
+  /** The last event of the log it has rendered. */
+  readonly seq: number;
+  /** The end was rendered; nothing follows. */
+  readonly isDone: boolean;
+  /**
+   * What comes next as complete server-sent events, up to `limit` events of the log; '' when nothing is ready. The
+   * first call may begin with events that the log does not have; later calls may tell of a changed state alone.
+   */
+  next(limit: number): string;
+}
 
 export interface LogWriterOptions {
   exchange: Exchange;
   response: Response;
-  /** Events of the dialect that come before the first of the log. */
-  opening: string;
-  /** Text of one entry as complete server-sent events; also of the end, with whatever the dialect sends last. */
-  render(entry: LogEntry): string;
+  renderer: StreamRenderer;
+  /** How long the head waits for the first event of the log, in milliseconds. */
+  headWaitMs: number;
+  /** A response that fails before its first event, and before the head was written, is answered with its status. */
+  failsWithStatus: boolean;
   /** Others are being served: small events may be collected. */
   isBusy(): boolean;
   /** Called after each write that carried new events. */
@@ -51,74 +65,82 @@ const flushWindow = new FlushWindow();
 /** Lives from admission until the log's end was written or the client left; then it has unsubscribed itself. */
 export class LogWriter implements Subscriber {
   readonly #options: LogWriterOptions;
-  readonly #headTimer: NodeJS.Timeout;
+  readonly #headTimer: NodeJS.Timeout | undefined;
   readonly #flush = (): void => this.#pump();
   #stream: EventStream | null = null;
-  #seq = 0;
   #lastWriteAt = -Infinity;
   #isDone = false;
 
   constructor(options: LogWriterOptions) {
     this.#options = options;
-    this.#headTimer = setTimeout(() => this.#open(), HEAD_WAIT_MS);
-    options.response.subscribe(this);
-    options.exchange.onGone(() => {
-      this.#finish();
-      cancelIfUnwatched(options.response);
-    });
+    const { response, exchange, headWaitMs } = options;
+    response.subscribe(this);
+    exchange.onGone(() => this.#finish());
+    if (headWaitMs > 0) this.#headTimer = setTimeout(() => this.#openAndPump(), headWaitMs);
+    else this.#openAndPump();
   }
 
   notify(): void {
     if (this.#isDone) return;
-    const { response, isBusy } = this.#options;
-    const mayWait = this.#seq > 0 && !response.isEnded && (response.class === 'chat' || response.class === 'batch');
+    const { response, renderer, isBusy } = this.#options;
+    const mayWait = renderer.seq > 0 && !response.isEnded && (response.class === 'chat' || response.class === 'batch');
     if (mayWait && isBusy() && performance.now() - this.#lastWriteAt < FLUSH_WINDOW_MS) flushWindow.add(this.#flush);
     else this.#pump();
   }
 
+  /** Only a full socket counts: what waits for its window is no sign of a slow reader. */
+  behindBy(response: Response): number {
+    return this.#stream?.isBlocked ? response.log.head - this.#options.renderer.seq : 0;
+  }
+
   #pump(): void {
     if (this.#isDone) return;
-    const { log } = this.#options.response;
     if (!this.#stream) {
-      const error = this.#failedAtOnce();
+      const { response, failsWithStatus, exchange } = this.#options;
+      const error = failsWithStatus ? failedAtOnce(response) : null;
       if (error) {
         this.#finish();
-        this.#options.exchange.sendError(error);
+        exchange.sendError(error);
         return;
       }
-      if (!this.#open()) return;
+      // A change of state alone is no reason to give up the status of a failure.
+      if (response.log.head === 0) return;
+      this.#open();
     }
+    this.#write();
+  }
+
+  #openAndPump(): void {
+    if (this.#isDone) return;
+    this.#open();
+    this.#write();
+  }
+
+  #open(): void {
+    clearTimeout(this.#headTimer);
+    this.#stream = new EventStream(this.#options.exchange);
+    this.#stream.onUnblocked = () => {
+      this.#pump();
+      if (!this.#isDone) this.#options.response.reviewParking();
+    };
+  }
+
+  #write(): void {
+    const { renderer, onWritten } = this.#options;
     const stream = this.#stream!;
-    while (this.#seq < log.head && !stream.isBlocked && !stream.isOver) {
-      const entries = log.read(this.#seq, EVENTS_PER_WRITE);
-      const last = entries.at(-1)!;
-      this.#seq = last.seq;
-      stream.write(entries.map((entry) => this.#options.render(entry)).join(''));
-      this.#options.onWritten();
-      if (last.event.kind === 'end') {
+    while (!stream.isBlocked && !stream.isOver) {
+      const { seq } = renderer;
+      const events = renderer.next(EVENTS_PER_WRITE);
+      if (events !== '') stream.write(events);
+      if (renderer.seq > seq) onWritten();
+      if (renderer.isDone) {
         this.#finish();
         stream.end();
         return;
       }
+      if (renderer.seq === seq) break;
     }
     this.#lastWriteAt = performance.now();
-  }
-
-  /** False when nobody is there any more. */
-  #open(): boolean {
-    clearTimeout(this.#headTimer);
-    if (this.#stream) return true;
-    if (this.#options.exchange.isOver) return false;
-    this.#stream = new EventStream(this.#options.exchange);
-    this.#stream.onUnblocked = this.#flush;
-    if (this.#options.opening !== '') this.#stream.write(this.#options.opening);
-    return true;
-  }
-
-  /** The error of a response that ended without a single other event. */
-  #failedAtOnce(): ServiceError | null {
-    const { state, log } = this.#options.response;
-    return state.kind === 'ended' && log.head === 1 ? state.end.error : null;
   }
 
   #finish(): void {
@@ -128,7 +150,7 @@ export class LogWriter implements Subscriber {
   }
 }
 
-/** An answer over HTTP ends when its last reader leaves. Call after unsubscribing. */
-export function cancelIfUnwatched(response: Response): void {
-  if (response.numSubscribers === 0) response.cancel();
+/** The error of a response that ended without a single other event. */
+function failedAtOnce({ state, log }: Response): ServiceError | null {
+  return state.kind === 'ended' && log.head === 1 ? state.end.error : null;
 }

@@ -2,6 +2,9 @@
 // 404 and 405, and calls the handler. A new endpoint is one row in `table` and a handler elsewhere.
 import { ServiceError } from '../../protocol/errors.ts';
 import { chatCompletions } from '../dialects/chat-completions.ts';
+import { cancelResponse, countInputTokens, deleteResponse } from '../dialects/response-reads.ts';
+import { getResponse, listInputItems } from '../dialects/response-reads.ts';
+import { createResponse } from '../dialects/responses.ts';
 import type { Services } from '../services.ts';
 import { ClientGone } from './body.ts';
 import { answerPreflight, setCorsHeaders } from './cors.ts';
@@ -10,8 +13,8 @@ import { getModel, listModels } from './models.ts';
 import { healthz, metrics, readyz } from './probes.ts';
 
 type Method = 'GET' | 'POST' | 'DELETE';
-/** `rest` is what follows the path of a prefix row, decoded. May throw or reject with ServiceError. */
-export type Handler = (exchange: Exchange, services: Services, rest: string) => void | Promise<void>;
+/** `id` is what stands for `{id}` in the path, decoded. May throw or reject with ServiceError. */
+export type Handler = (exchange: Exchange, services: Services, id: string) => void | Promise<void>;
 
 interface Row {
   methods: Partial<Record<Method, Handler>>;
@@ -21,16 +24,25 @@ interface Row {
 
 const table = new Map<string, Row>([
   ['/v1/chat/completions', { methods: { POST: chatCompletions } }],
+  ['/v1/responses', { methods: { POST: createResponse } }],
+  ['/v1/responses/input_tokens', { methods: { POST: countInputTokens } }],
+  ['/v1/responses/{id}', { methods: { GET: getResponse, DELETE: deleteResponse } }],
+  ['/v1/responses/{id}/cancel', { methods: { POST: cancelResponse } }],
+  ['/v1/responses/{id}/input_items', { methods: { GET: listInputItems } }],
   ['/v1/models', { methods: { GET: listModels } }],
-  // Model ids of hubs hold slashes, so everything behind it is the id.
-  ['/v1/models/', { methods: { GET: getModel } }],
+  ['/v1/models/{id}', { methods: { GET: getModel } }],
   ['/healthz', { methods: { GET: healthz }, isProbe: true }],
   ['/readyz', { methods: { GET: readyz }, isProbe: true }],
   ['/metrics', { methods: { GET: metrics }, isProbe: true }],
 ]);
-const prefixes = [...table.keys()].filter((path) => path.endsWith('/'));
+const patterns = [...table].flatMap(([path, row]) => {
+  if (!path.includes('{id}')) return [];
+  // Model ids of hubs hold slashes; those of responses never do.
+  const id = path.startsWith('/v1/models/') ? '(.+)' : '([^/]+)';
+  return { pattern: new RegExp(`^${path.replace('{id}', id)}$`), row };
+});
 
-/** Paths of the HTTP API; one that ends in a slash stands for everything below. The README is tested against them. */
+/** Paths of the HTTP API. The README is tested against them. */
 export const httpPaths: readonly string[] = [...table.keys()];
 
 /** Answers one request. Never throws and never rejects. */
@@ -75,19 +87,22 @@ function route(exchange: Exchange, services: Services): void | Promise<void> {
     exchange.setHeader('allow', [...allowed, 'OPTIONS'].join(', '));
     throw new ServiceError('method_not_allowed', `${exchange.path} answers ${allowed.join(', ')}.`);
   }
-  return handler(exchange, services, found.rest);
+  return handler(exchange, services, found.id);
 }
 
-function find(path: string): { row: Row; rest: string } | null {
-  const row = table.get(path);
-  if (row && !path.endsWith('/')) return { row, rest: '' };
-  const prefix = prefixes.find((candidate) => path.startsWith(candidate) && path.length > candidate.length);
-  if (prefix === undefined) return null;
-  try {
-    return { row: table.get(prefix)!, rest: decodeURIComponent(path.slice(prefix.length)) };
-  } catch {
-    return null;
+function find(path: string): { row: Row; id: string } | null {
+  const row = path.includes('{') ? undefined : table.get(path);
+  if (row) return { row, id: '' };
+  for (const { pattern, row: patternRow } of patterns) {
+    const id = pattern.exec(path)?.[1];
+    if (id === undefined) continue;
+    try {
+      return { row: patternRow, id: decodeURIComponent(id) };
+    } catch {
+      return null;
+    }
   }
+  return null;
 }
 
 function notFound(exchange: Exchange): ServiceError {

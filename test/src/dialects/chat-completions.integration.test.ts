@@ -203,7 +203,7 @@ describe('POST /v1/chat/completions', () => {
     await until('the request is over', () => test.engine.active.size === 0);
   });
 
-  it('stops pulling for a reader that stalls, and goes on when it reads again', async () => {
+  it('parks the response of a reader that stalls, and goes on when it reads again', async () => {
     const piece = 'y'.repeat(10_000);
     const numPieces = 2000;
     test.engine.script = () => Array.from({ length: numPieces }, () => piece);
@@ -219,7 +219,10 @@ describe('POST /v1/chat/completions', () => {
     await new Promise((resolve) => setTimeout(resolve, 200));
     // 20 MB wait in the log; had they been written, they would lie in the socket's buffer in this process.
     expect(process.memoryUsage().external + process.memoryUsage().arrayBuffers - before).toBeLessThan(12e6);
+    expect(test.engine.parkings.at(-1)?.[0]).toBe('park');
+    test.play();
     const text = await answer.text();
+    expect(test.engine.parkings.at(-1)?.[0]).toBe('unpark');
     const content = text
       .split('\n\n')
       .filter((line) => line.startsWith('data: {'))

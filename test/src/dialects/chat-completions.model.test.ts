@@ -31,6 +31,11 @@ afterAll(async () => {
 
 const question = [{ role: 'user' as const, content: 'What is the capital of France?' }];
 
+const create = async (fields: object) => {
+  const answer = await client.chat.completions.create({ model: 'default', messages: question, ...fields });
+  return { choice: answer.choices[0]!, usage: answer.usage! };
+};
+
 describe('Chat Completions on the default model', () => {
   it('knows the capital of France, streamed and not', async () => {
     const fields = { model: 'default', messages: question, temperature: 0, max_tokens: 40 };
@@ -54,10 +59,6 @@ describe('Chat Completions on the default model', () => {
   });
 
   it('honours max_tokens, stop, seed and ignore_eos', async () => {
-    const create = async (fields: object) => {
-      const answer = await client.chat.completions.create({ model: 'default', messages: question, ...fields });
-      return { choice: answer.choices[0]!, usage: answer.usage! };
-    };
     const short = await create({ max_tokens: 3 });
     expect(short.usage.completion_tokens).toBe(3);
     expect(short.choice.finish_reason).toBe('length');

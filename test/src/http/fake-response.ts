@@ -76,7 +76,8 @@ export function fakeExchange(
   };
   const req = {
     getMethod: () => method,
-    getUrl: () => path,
+    getUrl: () => path.split('?')[0],
+    getQuery: () => path.split('?')[1],
     forEach(callback: (name: string, value: string) => void) {
       for (const [name, value] of Object.entries(headers)) callback(name, value);
     },

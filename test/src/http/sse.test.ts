@@ -1,11 +1,12 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { FLUSH_WINDOW_MS } from '../../../protocol/constants.ts';
+import { FLUSH_WINDOW_MS, Limits } from '../../../protocol/constants.ts';
 import { ServiceError } from '../../../protocol/errors.ts';
 import { defaultSampling } from '../../../protocol/sampling.ts';
 import { localCaller } from '../../../src/auth/caller.ts';
-import { HEAD_WAIT_MS, LogWriter } from '../../../src/http/log-writer.ts';
+import { HEAD_WAIT_MS, LogWriter, type StreamRenderer } from '../../../src/http/log-writer.ts';
 import { EventStream, PING_MS, STALL_MS } from '../../../src/http/sse.ts';
 import { Responses } from '../../../src/responses/registry.ts';
+import type { Response } from '../../../src/responses/response.ts';
 import { FakeEngine } from '../support/fake-engine.ts';
 import { fakeExchange } from './fake-response.ts';
 
@@ -75,21 +76,48 @@ describe('EventStream', () => {
   });
 });
 
+/** '<', the text, '>'. */
+class PlainRenderer implements StreamRenderer {
+  readonly #response: Response;
+  seq = -1;
+  isDone = false;
+
+  constructor(response: Response) {
+    this.#response = response;
+  }
+
+  next(limit: number): string {
+    const opening = this.seq < 0 ? '<' : '';
+    this.seq = Math.max(0, this.seq);
+    const entries = this.#response.log.read(this.seq, limit);
+    this.seq = entries.at(-1)?.seq ?? this.seq;
+    this.isDone = entries.at(-1)?.event.kind === 'end';
+    return opening + entries.map(({ event }) => (event.kind === 'text' ? event.text : '>')).join('');
+  }
+}
+
 describe('LogWriter', () => {
   function start({ isBusy = false, script = ['a', 'b', 'c', 'd'] as FakeEngineScript } = {}) {
     const engine = new FakeEngine();
     engine.script = () => [...script];
     const responses = new Responses();
     engine.onStepEnd = () => responses.publish();
-    const options = { session: null, class: 'chat' as const, tools: [], sampling: defaultSampling };
+    const options = {
+      session: null,
+      class: 'chat' as const,
+      tools: [],
+      sampling: defaultSampling,
+      cancelsUnwatched: true,
+    };
     const prompt = { kind: 'tokens' as const, tokenIds: [1] };
     const generated = responses.create(engine, localCaller, { ...options, prompt });
     const { exchange, response } = fakeExchange();
     void new LogWriter({
       exchange,
       response: generated,
-      opening: '<',
-      render: ({ event }) => (event.kind === 'text' ? event.text : '>'),
+      renderer: new PlainRenderer(generated),
+      headWaitMs: HEAD_WAIT_MS,
+      failsWithStatus: true,
       isBusy: () => isBusy,
       onWritten: () => {},
     });
@@ -144,6 +172,21 @@ describe('LogWriter', () => {
     response.drain();
     expect(response.body).toBe('<abcd>');
     expect(response.isEnded).toBe(true);
+  });
+
+  it('parks the response of a reader that stalls, and goes on when it reads', () => {
+    const length = 2 * (Limits.creditEvents + Limits.parkBacklogEvents);
+    const { engine, response } = start({ script: Array.from({ length }, () => 'x') });
+    response.isFull = true;
+    for (let step = 0; step < length; step++) engine.step();
+    expect(engine.parkings).toEqual([['park', 1]]);
+    response.drain();
+    expect(engine.parkings).toEqual([
+      ['park', 1],
+      ['unpark', 1],
+    ]);
+    engine.run();
+    expect(response.body).toBe(`<${'x'.repeat(length)}>`);
   });
 
   it('answers a failure before the first event with its status', () => {
