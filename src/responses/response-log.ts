@@ -39,7 +39,7 @@ export class ResponseLog {
   #foldedSeq = 0;
   #pieces: string[] = [];
   /** ends[seq - 1] is the length of the text up to and including event seq. */
-  readonly #ends: number[] = [];
+  #ends: number[] | Uint32Array = [];
   /** Events other than text, by seq. */
   readonly #others = new Map<number, Exclude<LogEvent, { kind: 'text' }>>();
   #otherBytes = 0;
@@ -73,13 +73,15 @@ export class ResponseLog {
   /** Appends one event and returns its seq. Only response.ts calls this. */
   append(event: LogEvent): number {
     const text = event.kind === 'text' ? event.text : '';
+    if (!Array.isArray(this.#ends)) throw new Error('The log has ended');
     this.#ends.push(this.textLength + text.length);
     this.#pieces.push(text);
     if (event.kind !== 'text') {
       this.#others.set(this.head, event);
       this.#otherBytes += EVENT_BYTES + (event.kind === 'toolDelta' ? event.text.length * 2 : 0);
     }
-    if (this.#pieces.length >= FOLD_EVENTS) this.#fold();
+    if (event.kind === 'end') this.#seal();
+    else if (this.#pieces.length >= FOLD_EVENTS) this.#fold();
     return this.head;
   }
 
@@ -118,6 +120,12 @@ export class ResponseLog {
     }
     flushText(last);
     return entries;
+  }
+
+  /** Nothing more comes: a retained log is one string and one array, less than half of a live one. */
+  #seal(): void {
+    this.#fold();
+    this.#ends = Uint32Array.from(this.#ends);
   }
 
   #fold(): void {

@@ -17,6 +17,8 @@ const ABBREVIATIONS = new Set(
 /** The same, but only before a number: "no" and "fig" are words too. */
 const NUMBERED = new Set(['no', 'nos', 'nr', 'fig', 'figs', 'vol', 'ch', 'sec', 'p', 'pp', 'art']);
 const UNSPACED_SCRIPTS = /[\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}]/u;
+/** Marks and brackets alone are no sentence. */
+const CONTENT = /[\p{L}\p{N}\p{So}]/u;
 /** Longer words are no abbreviations; only so much of the current word is kept. */
 const WORD_CHARS = 12;
 
@@ -39,7 +41,7 @@ export class SentenceScanner {
   #position = 0;
   /** The word before the current mark. */
   #word = '';
-  /** Something other than white space stands since the last end. */
+  /** Something to speak stands since the last end. */
   #hasContent = false;
   /** Only a number, or nothing, stands before `#word` on this line: "1." there numbers a list. */
   #isLineStart = true;
@@ -128,12 +130,12 @@ export class SentenceScanner {
       }
       return;
     }
-    this.#hasContent = true;
     const isMark = FULL_MARKS.includes(character) || SPACED_MARKS.includes(character);
-    if (isMark && this.#pending === null) {
+    if (isMark && this.#pending === null && this.#hasContent) {
       const end = this.#position + character.length;
       this.#pending = { end, mark: character, isClosed: false, isSpaced: false };
     }
+    if (CONTENT.test(character)) this.#hasContent = true;
     if (this.#pending !== null || CLOSERS.includes(character) || '([{«“‘'.includes(character)) return;
     this.#word = (this.#word + character).slice(-WORD_CHARS);
   }

@@ -256,9 +256,13 @@ function orFail(response: Response, start: () => void): void {
   }
 }
 
+/** What a one-off waits for before it starts: so does the one that replaces it while it waits. */
+const waitsFor = new WeakMap<Response, readonly Response[]>();
+
 /** Starts when the replaced ones have ended, within a step: then their KV memory is there to be continued from. */
 function startAfter(replaced: readonly Response[], response: Response, prompt: PromptInput): void {
-  const ending = replaced.filter((old) => !old.isEnded);
+  const ending = replaced.flatMap((old) => [old, ...(waitsFor.get(old) ?? [])]).filter((old) => !old.isEnded);
+  waitsFor.set(response, ending);
   const start = (): void => {
     if (!response.isEnded) orFail(response, () => response.start(prompt));
   };

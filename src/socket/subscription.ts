@@ -7,6 +7,9 @@ import type { LogEntry } from '../responses/response-log.ts';
 import type { Response } from '../responses/response.ts';
 import { SentenceScanner } from '../responses/sentence-scanner.ts';
 
+/** Events whose bytes are freed together, by the ack of the last of them. */
+const RUN_EVENTS = 16;
+
 export class Subscription {
   readonly handle: number;
   /** Lane of the Create; events other than Deltas travel on it, even after it was closed. */
@@ -25,8 +28,8 @@ export class Subscription {
   /** What the client was told last, for those who asked. */
   #toldState: LiveState | null = null;
   #toldPosition: number | undefined;
-  /** What was sent and not acknowledged, oldest first. Each entry covers at least one event. */
-  readonly #unacked: { seq: number; bytes: number }[] = [];
+  /** What was sent and not acknowledged, oldest first; each entry covers a run of events, so that there are few. */
+  readonly #unacked: { fromSeq: number; seq: number; bytes: number }[] = [];
   #isCancelling = false;
 
   /** `fromSeq`: the last event the client has; what comes after it is sent. */
@@ -122,9 +125,15 @@ export class Subscription {
 
   /** Events up to `seq` were written in about `bytes` bytes. */
   sent(seq: number, bytes: number): void {
+    const last = this.#unacked.at(-1);
+    if (last === undefined || seq - last.fromSeq >= RUN_EVENTS) {
+      this.#unacked.push({ fromSeq: this.#lastSentSeq, seq, bytes });
+    } else {
+      last.seq = seq;
+      last.bytes += bytes;
+    }
     this.#lastSentSeq = seq;
     this.#hasSent = true;
-    this.#unacked.push({ seq, bytes });
   }
 
   /** Done was sent: the handle is no longer live. */
