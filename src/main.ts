@@ -49,6 +49,8 @@ function run(config: Config): void {
     engines = startEngines({ ...config, log, debugOwners, ...(hangMs === undefined ? {} : { hangMs }) });
     return engines;
   });
+  // Before anybody can know that the server is there: a signal must never find no handler.
+  const shutdown = handleSignals(app, config, log);
   log.info(
     { pid: process.pid },
     `tokenwire ${packageJson.version} listens on ${app.server.url} (${describeConfig(config)})`,
@@ -56,7 +58,6 @@ function run(config: Config): void {
   void loadWebPage(app.services.web, inClients('web'), inClients('index.ts'), (reason) =>
     log.warn({ reason }, 'the chat page could not be built; the APIs are not affected'),
   );
-  const shutdown = handleSignals(app, config, log);
   watchEngines(app, engines!, config, log, shutdown);
 }
 
