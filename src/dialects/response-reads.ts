@@ -25,8 +25,8 @@ export function getResponse(exchange: Exchange, services: Services, id: string):
       if (queryBoolean(value, param)) unsupported(param, 'supports only false');
     },
   });
-  if (!query.stream) {
-    if (query.starting_after !== undefined) refuse('starting_after', 'absent unless stream is true');
+  if (!query.stream && query.starting_after !== undefined) refuse('starting_after', 'absent unless stream is true');
+  if (!query.stream || exchange.method === 'HEAD') {
     exchange.sendJson(200, responseObject(response));
     return;
   }
