@@ -53,8 +53,11 @@ export interface ThreadHealth {
 
 let health: ThreadHealth | undefined;
 
-/** Installs and tests the hook in this thread; later calls return the first verdict. Warns once when it does not work. */
-export function installHook(): ThreadHealth {
+/**
+ * Installs and tests the hook in this thread; later calls return the first verdict. Warns once when it does not work.
+ * `loadLock` as in SessionOptions: the test opens a session too.
+ */
+export function installHook(loadLock?: Int32Array): ThreadHealth {
   if (health !== undefined) return health;
   common.env.logLevel = 'fatal';
   // Order matters: initOrt marks the package as initialised, so that its own later sessions do not undo our hook.
@@ -62,7 +65,7 @@ export function installHook(): ThreadHealth {
   native.binding.initOrtOnce(LOG_FATAL, HookedTensor, isMainThread);
   // Sessions of the test itself must not wait for its verdict.
   health = { noCopy: true, reason: '' };
-  health = selfTest();
+  health = selfTest(loadLock);
   if (!health.noCopy) {
     process.emitWarning(`onnxruntime outputs are copied in this thread (slower): ${health.reason}`, 'TokenwireWarning');
   }
@@ -93,7 +96,7 @@ export class OrtSession {
 
   /** `model`: path, or the bytes of a model without external data. Throws an Error when it cannot be loaded. */
   constructor(model: string | Uint8Array, options: SessionOptions) {
-    this.#noCopy = installHook().noCopy && options.forceCopy !== true;
+    this.#noCopy = installHook(options.loadLock).noCopy && options.forceCopy !== true;
     this.#session = new native.binding.InferenceSession();
     const nativeOptions = sessionOptions(options);
     const load = (): void => {
@@ -197,11 +200,11 @@ function broken(reason: string): ThreadHealth {
 }
 
 /** One attention step over a tiny cache: was the cache written in place, did the sentinel arrive, are errors errors? */
-function selfTest(): ThreadHealth {
+function selfTest(loadLock?: Int32Array): ThreadHealth {
   const graph = selfTestGraph();
   let session: OrtSession | undefined;
   try {
-    session = new OrtSession(graph.model, { threads: 1 });
+    session = new OrtSession(graph.model, { threads: 1, ...(loadLock === undefined ? {} : { loadLock }) });
     const [k, v] = [new Float32Array(graph.cacheLength), new Float32Array(graph.cacheLength)];
     const out = new Float32Array(graph.headDim);
     const longest = Int32Array.of(2);
