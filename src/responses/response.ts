@@ -48,7 +48,10 @@ export interface ResponseOptions {
    * Default: the session's id, or none.
    */
   conversation?: string | undefined;
-  /** Cancelled when its last reader leaves (plain HTTP); otherwise it runs on unwatched. */
+  /**
+   * True: cancelled when its last reader leaves (plain HTTP). False: nobody has to watch it (background). Absent: it
+   * runs on until whoever counts its grace time cancels it (native sockets).
+   */
   cancelsUnwatched?: boolean | undefined;
   /** Memory that whoever created it keeps along with it, counted by the retention budget. */
   extraBytes?: number | undefined;
@@ -270,6 +273,17 @@ export class Response implements EngineSink {
     const wasThere = this.#subscribers.delete(subscriber);
     if (wasThere && this.#subscribers.size === 0 && this.#options.cancelsUnwatched) this.cancel();
     this.reviewParking();
+  }
+
+  /** As `unsubscribe`, for a reader that was lost and may come back: whoever calls this counts its grace time. */
+  detach(subscriber: Subscriber): void {
+    this.#subscribers.delete(subscriber);
+    this.reviewParking();
+  }
+
+  /** Nobody has to watch it: it runs to its end (background). */
+  get runsUnwatched(): boolean {
+    return this.#options.cancelsUnwatched === false;
   }
 
   get subscribers(): Iterable<Subscriber> {

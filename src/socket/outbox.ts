@@ -163,7 +163,7 @@ export class Outbox implements Subscriber {
     this.#isClosed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
     const responses = [...this.#byResponse.keys()];
-    for (const response of responses) response.unsubscribe(this);
+    for (const response of responses) response.detach(this);
     for (const map of [this.#live, this.#byResponse, this.#unackedDone, this.#ended, this.#ready]) map.clear();
     return responses;
   }

@@ -170,7 +170,7 @@ export class SocketServer {
     this.#byOutbox.delete(connection.outbox);
     this.#wanting.delete(connection.outbox);
     for (const response of connection.outbox.close()) {
-      if (response.isEnded || response.numSubscribers > 0) continue;
+      if (response.isEnded || response.numSubscribers > 0 || response.runsUnwatched) continue;
       if (isDone) {
         response.cancel();
         continue;

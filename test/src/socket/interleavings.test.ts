@@ -1,5 +1,5 @@
-// Properties of the way from engine to socket under random interleavings of creates, cancels, acks, lanes, full
-// sockets and disconnects. The far end keeps its own books and asserts at every frame; the seed is in the title.
+// Properties of the way from engine to socket under random interleavings of creates, supersedes, resumes, cancels,
+// acks, lanes, full sockets and disconnects. The far end keeps its own books and asserts at every frame; the seed is in the title.
 import { describe, expect, it } from 'vitest';
 import { Limits } from '../../../protocol/constants.ts';
 import { Op } from '../../../protocol/messages.ts';
@@ -40,6 +40,12 @@ class Peer {
   read(): void {
     for (const frame of this.client.take()) {
       if (frame[0] === Op.Created) this.#created(frame[3], frame[4]);
+      else if (frame[0] === Op.Error && frame[3].param === 'heard') {
+        // Ended before the client knew, and a later turn was built on it: refused instead of acknowledged.
+        this.cancelsAnswered++;
+      } else if (frame[0] === Op.Resumed) {
+        if (frame[4] !== null) this.#created(frame[4], frame[5]);
+      } else if (frame[0] === Op.State) expect(this.handles.get(frame[2])!.isDone, 'a state after done').toBe(false);
       else if (frame[0] === Op.Deltas) {
         expect(frame[2].length).toBeGreaterThan(0);
         for (const [handle, seq, text] of frame[2]) this.#event(handle, seq, false).text += text;
@@ -122,8 +128,11 @@ describe('From engine to sockets', () => {
         // Sometimes an earlier requestId: in a session it may be another connection's response.
         const requestId = `r${next() < 0.2 ? Math.floor(next() * numRequests) : numRequests++}`;
         const options = { messages: [{ role: 'user' as const, content: 'Hi' }], class: pick(classes)! };
-        const message = session === undefined ? options : { ...options, session };
-        peer.client.push([Op.Create, pick([...peer.lanes])!, requestId, message]);
+        const view = { states: next() < 0.3, sentences: next() < 0.3 };
+        const message = { ...options, ...view, ...(session === undefined ? {} : { session }) };
+        const supersede = next() < 0.5 ? 'lane' : 1 + Math.floor(next() * 40);
+        const replaces = next() < 0.15 ? { supersede } : {};
+        peer.client.push([Op.Create, pick([...peer.lanes])!, requestId, { ...message, ...replaces }]);
       },
       cancel: (peer) => {
         const handle = pick([...peer.handles.keys()]);
@@ -131,7 +140,12 @@ describe('From engine to sockets', () => {
         // Read first: what came before the cancel had to respect credit.
         peer.handles.get(handle)!.isCancelAsked = true;
         peer.cancelsAsked++;
-        peer.client.push([Op.Cancel, 0, handle]);
+        const isHeard = next() < 0.3 && !peer.handles.get(handle)!.isDone;
+        peer.client.push(isHeard ? [Op.Cancel, 0, handle, 0] : [Op.Cancel, 0, handle]);
+      },
+      resume: (peer) => {
+        const response = pick(all);
+        if (response !== undefined) peer.client.push([Op.Resume, 0, 'w', { response: response.id, lastSeq: 0 }]);
       },
       ack: (peer) => {
         for (const [handle, watched] of peer.handles) {
@@ -156,7 +170,7 @@ describe('From engine to sockets', () => {
         peer.client.drop(next() < 0.5 ? 1000 : 1006);
       },
     };
-    const once = ['create', 'create', 'ack', 'ack', 'ack', 'cancel', 'lane', 'full', 'drain', 'settle'];
+    const once = ['create', 'create', 'resume', 'ack', 'ack', 'ack', 'cancel', 'lane', 'full', 'drain', 'settle'];
     const weights = [...Array<string>(12).fill('step'), ...once];
     for (let round = 0; round < 2500; round++) {
       if (peers.length < 3) peers.push(new Peer(house.greeted(), next() < 0.5 ? 0.5 : 0.02));

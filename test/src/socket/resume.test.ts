@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Limits } from '../../../protocol/constants.ts';
 import { Op } from '../../../protocol/messages.ts';
 import type { ResumeOptions, ServerMessage } from '../../../protocol/messages.ts';
+import { defaultSampling } from '../../../protocol/sampling.ts';
 import { localCaller } from '../../../src/auth/caller.ts';
 import type { Response } from '../../../src/responses/response.ts';
 import { House, settle, textOf } from '../support/house.ts';
@@ -193,6 +194,34 @@ describe('Resume', () => {
     third.push([Op.CloseLane, 2]);
     steps(1);
     expect(response.state).toMatchObject({ end: { reason: 'cancelled' } });
+  });
+
+  it('gives responses started over HTTP their grace too, and leaves background ones alone', async () => {
+    const options = { session: null, class: 'chat' as const, tools: [], sampling: defaultSampling };
+    const started = [true, false].map((cancelsUnwatched) => {
+      const prompt = { kind: 'tokens' as const, tokenIds: [1] };
+      return house.responses.create(house.engine, localCaller, { ...options, prompt, cancelsUnwatched });
+    });
+    const [plain, background] = started as [Response, Response];
+    const creator = { notify: () => {} };
+    plain.subscribe(creator);
+    const watch = (): TestClient => {
+      const next = house.greeted();
+      for (const { id } of started) next.push([Op.Resume, 0, id, { response: id, lastSeq: 0 }]);
+      return next;
+    };
+    const lost = watch();
+    plain.unsubscribe(creator);
+    lost.drop(1006);
+    steps(3);
+    expect(plain.isEnded).toBe(false);
+    watch().drop(1000);
+    steps(1);
+    expect(plain.state).toMatchObject({ end: { reason: 'cancelled' } });
+    house.nowMs += Limits.graceMs;
+    house.sockets.tick();
+    house.engine.run();
+    expect(background.state).toMatchObject({ end: { reason: 'stop' } });
   });
 
   it('is held to the limit of handles and the right to chat', () => {
