@@ -23,7 +23,7 @@ function emptyMaps(count: number): Uint8Array {
 
 const nested = (levels: number) => frame(`${'91'.repeat(levels)}c0`);
 
-describe('codec', () => {
+describe('codec', { timeout: 60_000 }, () => {
   it(`gives back every server message as it was (1,000 of seed ${SEED})`, () => {
     const random = new Random(SEED);
     for (let i = 0; i < 1000; i++) {

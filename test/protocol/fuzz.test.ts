@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { decode, encodeCopy, readFrameHead } from '../../protocol/codec.ts';
 import { Limits } from '../../protocol/constants.ts';
-import { errorTable, ServiceError } from '../../protocol/errors.ts';
+import { ServiceError } from '../../protocol/errors.ts';
 import type { ClientMessage } from '../../protocol/messages.ts';
 import { MAX_ID, parseClientMessage } from '../../protocol/validate.ts';
 import { clientMessage, Random } from './generate.ts';
@@ -60,15 +60,21 @@ function damageValue(random: Random, message: ClientMessage): unknown {
   }
 }
 
+const documented = new Set<string>(['invalid_frame', 'invalid_request', 'unsupported']);
+
+/** As expect, for a loop of many thousand cases: expect itself would take most of the time. */
+function hold(isTrue: boolean, label: string): void {
+  if (!isTrue) throw new Error(label);
+}
+
 function checkParsed(value: unknown, label: string): 'ok' | 'refused' {
   const parsed = parseClientMessage(value);
   if (parsed.ok) return 'ok';
-  expect(parsed.error, label).toBeInstanceOf(ServiceError);
-  expect(['invalid_frame', 'invalid_request', 'unsupported'], label).toContain(parsed.error.code);
-  expect(Object.keys(errorTable), label).toContain(parsed.error.code);
-  if (parsed.error.code === 'invalid_request') expect(parsed.error.param, label).toBeTypeOf('string');
-  expect(parsed.lane >= 0 && parsed.lane <= MAX_ID, label).toBe(true);
-  if (parsed.requestId !== null) expect(parsed.requestId.length <= Limits.requestIdChars, label).toBe(true);
+  const { error, lane, requestId } = parsed;
+  hold(error instanceof ServiceError && documented.has(error.code), label);
+  hold(error.code !== 'invalid_request' || typeof error.param === 'string', label);
+  hold(lane >= 0 && lane <= MAX_ID, label);
+  hold(requestId === null || requestId.length <= Limits.requestIdChars, label);
   return 'refused';
 }
 
@@ -86,9 +92,8 @@ it(`answers ${CASES} damaged frames of seed ${SEED} with documented errors only`
     try {
       value = decode(bytes);
     } catch (error) {
-      expect(error, label).toBeInstanceOf(ServiceError);
-      expect((error as ServiceError).code, label).toBe('invalid_frame');
-      expect((error as ServiceError).cause, `${label}: the scan and the decoder disagree`).toBeUndefined();
+      hold(error instanceof ServiceError && error.code === 'invalid_frame', label);
+      hold((error as ServiceError).cause === undefined, `${label}: the scan and the decoder disagree`);
       counts.undecodable++;
       continue;
     }
@@ -96,4 +101,4 @@ it(`answers ${CASES} damaged frames of seed ${SEED} with documented errors only`
   }
   // The mutations must reach all three outcomes, else this proves nothing.
   for (const count of Object.values(counts)) expect(count).toBeGreaterThan(CASES / 20);
-});
+}, 60_000);

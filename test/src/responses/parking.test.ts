@@ -40,7 +40,7 @@ beforeEach(() => {
 });
 afterEach(() => house.stop());
 
-describe('Parking', () => {
+describe('Parking', { timeout: 60_000 }, () => {
   it('parks a response when its reader is a credit and a backlog behind, and not before', async () => {
     steps(FULL - 1);
     expect(house.engine.parkings).toEqual([]);

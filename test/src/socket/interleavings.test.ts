@@ -108,7 +108,7 @@ function scriptOf(next: () => number): ScriptEvent[] {
 
 const classes: LatencyClass[] = ['voice', 'ide', 'chat', 'batch'];
 
-describe('From engine to sockets', () => {
+describe('From engine to sockets', { timeout: 60_000 }, () => {
   it.each([11, 12, 13, 14, 15, 16])('keeps every promise in any interleaving (seed %i)', async (seed) => {
     const next = random(seed);
     const pick = <T>(list: readonly T[]): T | undefined => list[Math.floor(next() * list.length)];

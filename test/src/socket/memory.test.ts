@@ -38,7 +38,7 @@ function forgetEngine(): void {
   house.engine.submitted.length = 0;
 }
 
-describe('Memory', () => {
+describe('Memory', { timeout: 60_000 }, () => {
   it('of an idle session without turns stays below 3 KiB', () => {
     house = quietHouse();
     const each = bytesEach('idle session', 2000, () => void house.sessions.open(localCaller, { system: 'Be brief.' }));

@@ -115,6 +115,44 @@ describe('Native sockets over uWebSockets', () => {
     for (let handle = 1; handle <= 16; handle++) expect(textOf(client.frames, handle)).toBe(expected);
   });
 
+  it('resumes after the network broke in the middle, again and again, without losing or doubling a word', async () => {
+    const words = Array.from({ length: 1500 }, (_, index) => `w${index} `);
+    house.engine.script = () => [...words];
+    let client = await Client.greeted();
+    client.create('r');
+    await client.until(Op.Created);
+    const created = client.frames.find((frame) => frame[0] === Op.Created)!;
+    const [, , , first, response, epoch] = created as Extract<ServerMessage, { 0: typeof Op.Created }>;
+    let text = '';
+    let lastSeq = 0;
+    let handle: number | null = first;
+    let isDone = false;
+    const read = (frames: ServerMessage[]): void => {
+      for (const frame of frames) {
+        if (frame[0] === Op.Resumed) handle = frame[4];
+        else if (frame[0] === Op.Done) isDone = true;
+        else if (frame[0] === Op.Deltas) lastSeq = Math.max(lastSeq, ...frame[2].map(([, seq]) => seq));
+      }
+      text += textOf(frames, handle ?? 0);
+    };
+    for (let cut = 0; cut < 10; cut++) {
+      const before = client.frames.length;
+      await client.until(Op.Deltas, client.frames.filter((frame) => frame[0] === Op.Deltas).length + 3);
+      expect(client.frames.length).toBeGreaterThan(before);
+      client.socket.terminate();
+      await client.closed;
+      read(client.frames);
+      client = await Client.greeted();
+      client.send([Op.Resume, 0, `again${cut}`, { response, epoch, lastSeq }]);
+      await client.until(Op.Resumed);
+      expect(client.frames.find((frame) => frame[0] === Op.Resumed)!.slice(3, 4)).toEqual([true]);
+    }
+    await client.until(Op.Done);
+    read(client.frames);
+    expect(text).toBe(words.join(''));
+    expect(isDone).toBe(true);
+  });
+
   it.each([
     ['text', 'hello', 1003],
     ['junk', Uint8Array.of(0xc1), 1007],

@@ -123,7 +123,7 @@ function toolsOf(response: Response): string {
   return response.toolCalls.map(({ name, arguments: text }) => `${name}(${text})`).join('');
 }
 
-describe('A connection cut at any moment', () => {
+describe('A connection cut at any moment', { timeout: 60_000 }, () => {
   it.each(SEEDS)('costs nobody an event and doubles none (seed %i)', async (seed) => {
     const next = random(seed);
     const house = new House({ socket: { busyResponses: next() < 0.5 ? 1 : 100 } });
