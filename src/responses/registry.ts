@@ -244,11 +244,18 @@ export class Responses {
   }
 
   #evict(): void {
-    const oldest = this.#now() - this.#retentionMs;
+    const now = this.#now();
     for (const response of this.#ended.keys()) {
-      const { state } = response;
-      if (this.#endedBytes <= this.#logMemoryBytes && state.sinceMs > oldest) return;
+      const { sinceMs } = response.state;
+      if (this.#endedBytes <= this.#logMemoryBytes && sinceMs > now - this.#retentionMs) return;
+      // Who still reads it gets some time; a reader that needs more would keep the memory that eviction is to free.
+      if (response.numSubscribers > 0 && sinceMs > now - Limits.graceMs) continue;
       this.#forget(response);
+      if (response.numSubscribers === 0) continue;
+      // Not within the caller's work: it may be about to use the connection that ends now.
+      queueMicrotask(() => {
+        for (const subscriber of response.subscribers) subscriber.onEvicted?.(response);
+      });
     }
   }
 

@@ -27,6 +27,8 @@ export interface Subscriber {
    * this method never is. Whoever has it calls `response.reviewParking` when it caught up.
    */
   behindBy?(response: Response): number;
+  /** The log is no longer kept, and this reader is all that holds it: it must let go. */
+  onEvicted?(response: Response): void;
 }
 
 /** Every reader has used up its credit and this much more waits. */

@@ -22,7 +22,7 @@ export interface OutboxHost {
   onDelay(latencyClass: LatencyClass, delayMs: number): void;
   /** About how many requests are before this one; undefined when it does not wait. */
   queuePosition(response: Response): number | undefined;
-  /** The transport dropped a frame: the connection cannot go on. */
+  /** The client does not read (a frame was dropped, a log was evicted unread): the connection cannot go on. */
   onDropped(outbox: Outbox): void;
 }
 
@@ -108,6 +108,11 @@ export class Outbox implements Subscriber {
     for (const subscription of this.#live.values()) {
       if (subscription.wantsPosition) this.#tellState(subscription, (response) => positions().get(response));
     }
+  }
+
+  /** Unread until it was evicted: the client does not read. It may come back and will be told what is gone. */
+  onEvicted(): void {
+    this.#host.onDropped(this);
   }
 
   behindBy(response: Response): number {

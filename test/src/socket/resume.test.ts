@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { Limits } from '../../../protocol/constants.ts';
+import { CloseCode, Limits } from '../../../protocol/constants.ts';
 import { Op } from '../../../protocol/messages.ts';
 import type { ResumeOptions, ServerMessage } from '../../../protocol/messages.ts';
 import { defaultSampling } from '../../../protocol/sampling.ts';
@@ -136,6 +136,34 @@ describe('Resume', () => {
     start({ responses: { logMemoryBytes: 1 } });
     house.engine.run();
     expect(resume(house.greeted(), { lastSeq: 3 })[3]).toBe(false);
+  });
+
+  it('is not kept in memory by a reader that never reads: its connection is closed, others go on', async () => {
+    start({}, 1000);
+    const reader = house.greeted();
+    reader.create('mine');
+    house.engine.run();
+    const stalled = client;
+    const other = house.greeted();
+    resume(other, { lastSeq: 900 });
+    await settle();
+    other.push([Op.Ack, 0, 1, 1001]);
+    house.nowMs += Limits.responseRetentionMs + 1;
+    expect(resume(house.greeted())[3]).toBe(false);
+    await settle();
+    expect(stalled.closed).toEqual({ code: CloseCode.slowConsumer, reason: 'slow_consumer' });
+    expect(other.closed).toBeNull();
+  });
+
+  it('gives those who read a full memory some time, and no more', async () => {
+    start({ responses: { logMemoryBytes: 1 } }, 1000);
+    house.engine.run();
+    expect(resume(house.greeted())[3]).toBe(true);
+    house.nowMs += Limits.graceMs + 1;
+    expect(resume(house.greeted())[3]).toBe(false);
+    await settle();
+    expect(client.closed?.code).toBe(CloseCode.slowConsumer);
+    expect(house.responses.retained).toEqual({ count: 0, bytes: 0 });
   });
 
   it('refuses a seq beyond the newest event, and a response that this connection watches already', () => {
