@@ -66,6 +66,7 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
     models: () => engines.engines.map(({ model }) => model),
     authenticate: (token) => keys.callerOfToken(token ?? null),
     onDelay: (latencyClass, delayMs) => metrics.onDelay(latencyClass, delayMs),
+    onResumed: (result) => metrics.onResumed(result),
     onInternalError: (error) => log.error({ err: error }, 'a native connection failed because of a bug'),
   });
   const stream: SocketEndpoint<Caller | null, Connection> = {

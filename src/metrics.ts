@@ -7,6 +7,7 @@ import type { StepStats } from '../workers/messages.ts';
 import type { Engine } from './engine/types.ts';
 import type { Response } from './responses/response.ts';
 import type { ResponseObserver } from './responses/registry.ts';
+import type { ResumeResult } from './socket/connection.ts';
 
 const FAST_SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
 const SLOW_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
@@ -59,6 +60,14 @@ export function createMetrics() {
   const kvMoves = counter('kv_moved_tokens_total', 'KV rows copied between slots, in tokens.', ['model']);
   const kvMoveSeconds = counter('kv_move_seconds_total', 'Time spent copying KV rows.', ['model']);
   const responses = counter('responses_total', 'Ended responses by reason.', ['model', 'reason']);
+  const parkings = counter('responses_parked_total', 'Responses set aside because nobody read them.', ['model']);
+  const parkedTime = histogram(
+    'response_parked_seconds',
+    'How long a response was set aside before it went on.',
+    ['model'],
+    SLOW_SECONDS,
+  );
+  const resumes = counter('resume_total', 'Resumes by what they came to.', ['result']);
   const httpRequests = counter('http_requests_total', 'HTTP requests answered, by status.', ['status']);
   const refusedConnections = counter('connections_refused_total', 'Connections beyond MAX_CONNECTIONS.');
   const workerRestarts = counter('worker_restarts_total', 'Engine workers started again after a failure.', ['model']);
@@ -79,6 +88,10 @@ export function createMetrics() {
       generationTokens.inc({ model: response.model });
       if (gapMs === null) ttft.observe({ model: response.model }, response.timings.ttftMs / 1000);
       else itl.observe({ model: response.model }, Math.max(0, gapMs) / 1000);
+    },
+    onParked(response, afterMs) {
+      if (afterMs === null) parkings.inc({ model: response.model });
+      else parkedTime.observe({ model: response.model }, afterMs / 1000);
     },
     onEnded(response) {
       if (response.state.kind !== 'ended') return;
@@ -145,6 +158,7 @@ export function createMetrics() {
       }
     },
 
+    onResumed: (result: ResumeResult): void => resumes.inc({ result }),
     onWorkerRestart: (model: string): void => workerRestarts.inc({ model }),
     onHttpAnswer: (status: number): void => httpRequests.inc({ status: String(status) }),
     onConnectionRefused: (): void => refusedConnections.inc(),

@@ -14,6 +14,8 @@ import type { ResponseHooks, ResponseOptions } from './response.ts';
 /** Where metrics listen. Times in milliseconds. */
 export interface ResponseObserver {
   onToken?(response: Response, gapMs: number | null): void;
+  /** `afterMs`: how long it had been parked when it goes on; null when it is set aside. */
+  onParked?(response: Response, afterMs: number | null): void;
   onEnded?(response: Response): void;
 }
 
@@ -82,6 +84,7 @@ export class Responses {
         if (atOnce) this.#queuePublish();
       },
       token: (response, gapMs) => this.#observer.onToken?.(response, gapMs),
+      parked: (response, afterMs) => this.#observer.onParked?.(response, afterMs),
       ended: (response) => this.#retain(response),
     };
   }

@@ -31,7 +31,7 @@ export interface Subscriber {
   onEvicted?(response: Response): void;
 }
 
-/** Every reader has used up its credit and this much more waits. */
+/** Every reader has used up its credit and this much more waits: enough to catch up with without a pause. */
 const PARK_EVENTS = Limits.creditEvents + Limits.parkBacklogEvents;
 /** A reader as close as this is worth generating for again. */
 const UNPARK_EVENTS = Limits.creditEvents / 2;
@@ -66,6 +66,8 @@ export interface ResponseHooks {
   touched(response: Response, atOnce: boolean): void;
   /** A token was sampled; `gapMs` since the one before, or null for the first. */
   token(response: Response, gapMs: number | null): void;
+  /** It was set aside, or goes on after that many milliseconds. */
+  parked(response: Response, afterMs: number | null): void;
   ended(response: Response): void;
 }
 
@@ -243,13 +245,17 @@ export class Response implements EngineSink {
   reviewParking(): void {
     const isParked = this.#state.kind === 'parked';
     if (this.#requestId === null || this.isEnded || this.#cancelAtMs !== null) return;
-    if (!isParked && this.log.head < PARK_EVENTS) return;
+    // With others waiting for its place, it keeps none for text that nobody takes.
+    const parkEvents = this.#engine.gauges.waiting > 0 ? Limits.creditEvents : PARK_EVENTS;
+    if (!isParked && this.log.head < parkEvents) return;
     const behind = this.#leastBehind();
-    if (isParked ? behind >= UNPARK_EVENTS : behind < PARK_EVENTS) return;
+    if (isParked ? behind >= UNPARK_EVENTS : behind < parkEvents) return;
     if (isParked) this.#engine.unpark(this.#requestId);
     else this.#engine.park(this.#requestId);
     // Unparked, it waits for room again; its next token says that it has some.
-    this.#state = { kind: isParked ? 'queued' : 'parked', sinceMs: this.#hooks.now() };
+    const now = this.#hooks.now();
+    this.#hooks.parked(this, isParked ? now - this.#state.sinceMs : null);
+    this.#state = { kind: isParked ? 'queued' : 'parked', sinceMs: now };
     this.#hooks.touched(this, true);
   }
 

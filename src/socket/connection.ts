@@ -17,6 +17,9 @@ import type { OutboxHost } from './outbox.ts';
 import type { Transport } from './transport.ts';
 
 /** What connections share. */
+/** What a client's Resume came to: it goes on, it had everything, it starts over, or the response is not there. */
+export type ResumeResult = 'live' | 'complete' | 'restarted' | 'unknown';
+
 export interface ConnectionHost extends OutboxHost {
   readonly sessions: Sessions;
   readonly responses: Responses;
@@ -28,6 +31,7 @@ export interface ConnectionHost extends OutboxHost {
   /** Throws ServiceError `unauthorized` or `expired_token`. */
   authenticate(token: string | undefined): Caller;
   onHello(connection: Connection): void;
+  onResumed(result: ResumeResult): void;
   /** A bug of ours; the client was told `internal`. */
   onInternalError(error: unknown): void;
   /** The connection ended itself; called before the transport is told. */

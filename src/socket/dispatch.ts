@@ -105,6 +105,7 @@ function resume(connection: Connection, lane: number, requestId: string, options
   assertAllowed(connection);
   const response = host.responses.get(id, caller);
   if (response === undefined) {
+    host.onResumed('unknown');
     outbox.control([Op.Resumed, lane, requestId, false, null, id, null, null]);
     return;
   }
@@ -122,10 +123,12 @@ function resume(connection: Connection, lane: number, requestId: string, options
     throw new ServiceError('invalid_request', message, { param: 'lastSeq' });
   }
   if (response.isEnded && fromSeq === log.head) {
+    host.onResumed('complete');
     outbox.control([Op.Resumed, lane, requestId, true, null, id, log.epoch, sessionId]);
     return;
   }
   assertHandleFree(connection);
+  host.onResumed(isRecovered ? 'live' : 'restarted');
   const subscription = outbox.watch(response, lane, options, fromSeq);
   outbox.control([Op.Resumed, lane, requestId, isRecovered, subscription.handle, id, log.epoch, sessionId]);
   outbox.announce(subscription);

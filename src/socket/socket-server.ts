@@ -11,7 +11,7 @@ import type { Responses } from '../responses/registry.ts';
 import type { Response } from '../responses/response.ts';
 import type { Sessions } from '../sessions/registry.ts';
 import { Connection } from './connection.ts';
-import type { ConnectionHost } from './connection.ts';
+import type { ConnectionHost, ResumeResult } from './connection.ts';
 import type { Outbox } from './outbox.ts';
 import type { Transport } from './transport.ts';
 
@@ -30,6 +30,7 @@ export interface SocketServerOptions {
   busyResponses?: number;
   /** A frame with new tokens was written: how long ago the newest was sampled. */
   onDelay?: (latencyClass: LatencyClass, delayMs: number) => void;
+  onResumed?: (result: ResumeResult) => void;
   /** 0 ≤ x < 1; spreads the reconnects after goaway. */
   random?: () => number;
   onHello?: (connection: Connection) => void;
@@ -79,6 +80,7 @@ export class SocketServer {
       onDropped: (outbox) =>
         this.#byOutbox.get(outbox)?.end(CloseCode.slowConsumer, 'slow_consumer' satisfies ErrorCode),
       onHello: (connection) => options.onHello?.(connection),
+      onResumed: (result) => options.onResumed?.(result),
       onInternalError: (error) => options.onInternalError?.(error),
       onEnded: (connection) => this.#leave(connection, false),
     };

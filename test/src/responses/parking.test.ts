@@ -53,6 +53,14 @@ describe('Parking', { timeout: 60_000 }, () => {
     expect(response.log.head).toBe(FULL);
   });
 
+  it('parks as soon as credit is used up while others wait for a place', () => {
+    house.engine.othersWaiting = 1;
+    steps(Limits.creditEvents - 1);
+    expect(house.engine.parkings).toEqual([]);
+    steps(1);
+    expect(house.engine.parkings).toEqual([['park', 1]]);
+  });
+
   it('takes tokens that were under way and stays parked', () => {
     steps(FULL);
     house.engine.active.get(1)!.sink.onToken(1, 'late', house.nowMs);

@@ -61,9 +61,13 @@ export class FakeEngine implements Engine {
     this.model = model;
   }
 
+  /** Requests of others that wait for a place, besides those that have not been stepped yet. */
+  othersWaiting = 0;
+
   get gauges(): EngineGaugesView {
-    const waiting = [...this.active.values()].filter((request) => !request.isStarted).length;
-    const running = this.active.size - waiting;
+    const notStarted = [...this.active.values()].filter((request) => !request.isStarted).length;
+    const waiting = notStarted + this.othersWaiting;
+    const running = this.active.size - notStarted;
     return { waiting, running, residentSlots: 0, kvUsedTokens: 0, kvReservedBytes: 0, hookMisses: 0 };
   }
 
