@@ -1,7 +1,7 @@
-// The client: one connection, its lanes, the requests under way and the responses being watched. Holds the one
-// switch over inbound ops. Sessions live in session.ts and use the `Link` handed to them, never the connection.
+// The client: one connection, its lanes and the requests under way. Responses live in watches.ts, which keeps them over
+// connections; sessions in session.ts, which use the `Link` handed to them, never the connection.
 import { Limits } from '../protocol/constants.ts';
-import { ServiceError } from '../protocol/errors.ts';
+import { errorFromWire, ServiceError } from '../protocol/errors.ts';
 import { Op } from '../protocol/messages.ts';
 import type {
   ClientMessage,
@@ -10,19 +10,25 @@ import type {
   ModelInfo,
   ServerMessage,
   SessionInfo,
+  ViewOptions,
   WelcomeInfo,
 } from '../protocol/messages.ts';
-import { Acks } from './acks.ts';
+import { abortable } from './abortable.ts';
+import type { WaitOptions } from './abortable.ts';
 import { closedError, Connection } from './connection.ts';
 import type { ConnectionState } from './connection.ts';
-import { ConnectionLostError, errorFromWire } from './errors.ts';
+import { ConnectionLostError } from './errors.ts';
+import type { ResponsePosition } from './errors.ts';
 import type { Link } from './link.ts';
 import { randomId } from './random-id.ts';
-import { ResponseStream } from './response.ts';
-import type { ResponseFeed } from './response.ts';
+import type { ResponseStream } from './response.ts';
+import { listen, viewOf } from './send-options.ts';
+import type { ResponseListeners } from './send-options.ts';
 import { Session } from './session.ts';
-import type { ClientSessionOptions, SendOptions } from './session.ts';
+import type { ClientSessionOptions } from './session.ts';
 import type { TransportFactory } from './transport.ts';
+import { Watches } from './watches.ts';
+import type { Supersede } from './watches.ts';
 import { openWebSocket } from './websocket.ts';
 
 export interface ConnectOptions {
@@ -34,7 +40,12 @@ export interface ConnectOptions {
   transport?: TransportFactory;
   /** Called on every change of the connection's state, from the first attempt on. */
   onState?: (state: ConnectionState) => void;
-  /** Pause before the second attempt and the longest pause, milliseconds. Default 250 and 8,000. */
+  /** Aborting closes the client. */
+  signal?: AbortSignal;
+  /**
+   * The pause before the next attempt is a random moment within the first of these, milliseconds; each failure doubles
+   * it up to the second. Default 1,000 and 30,000.
+   */
   retryFirstMs?: number;
   retryMaxMs?: number;
   /** Silence before the server is asked for a sign of life, and its time to give it. Default 15,000 and 10,000. */
@@ -45,20 +56,17 @@ export interface ConnectOptions {
 }
 
 /** A one-off response: the whole conversation in `messages`, kept by no session. */
-export type ClientCreateOptions = Omit<CreateOptions, 'session'> & Pick<SendOptions, 'signal' | 'onToolCall'>;
+export interface ClientCreateOptions extends Omit<CreateOptions, 'session' | 'supersede'>, ResponseListeners {
+  /** Cancels and replaces: what runs beside it outside of sessions (`lane`), an answer of this client, or a response id. */
+  supersede?: Supersede;
+}
+
+/** How to watch a response that was begun elsewhere. */
+export type WatchResponseOptions = ViewOptions & ResponseListeners;
 
 interface PendingRequest {
   resolve(message: ServerMessage): void;
   reject(error: Error): void;
-}
-
-interface Watched {
-  lane: number;
-  feed: ResponseFeed;
-  /** The create as it was sent: repeating it gives a handle for the same response on another connection. */
-  create: { requestId: string; options: CreateOptions };
-  /** Called when the server is done with it. */
-  onDone: (() => void) | null;
 }
 
 /**
@@ -77,16 +85,12 @@ export function connect(url: string, options: ConnectOptions = {}): Client {
 
 export class Client {
   readonly #connection: Connection;
-  readonly #acks: Acks;
+  readonly #watches: Watches;
   readonly #listeners = new Set<(state: ConnectionState) => void>();
   readonly #sessions = new Set<Session>();
   /** Lanes in use with their options; 0 is the connection itself and is never opened. */
   readonly #lanes = new Map<number, LaneOptions>();
   readonly #requests = new Map<string, PendingRequest>();
-  readonly #creating = new Map<string, Watched>();
-  readonly #watched = new Map<number, Watched>();
-  /** Responses cut off by a lost connection that may still run on the server, by their id. */
-  readonly #lost = new Map<string, Watched>();
   #openWaiters: { resolve(): void; reject(error: Error): void }[] = [];
   #readyWaiters: { resolve(welcome: WelcomeInfo): void; reject(error: Error): void }[] = [];
   #welcome: WelcomeInfo | null = null;
@@ -94,15 +98,21 @@ export class Client {
   /** Use `connect`. */
   constructor(url: string, options: ConnectOptions) {
     if (options.onState !== undefined) this.#listeners.add(options.onState);
-    this.#acks = new Acks((lane, handle, seq) => this.#connection.send([Op.Ack, lane, handle, seq]));
+    this.#watches = new Watches({
+      send: (message) => this.#connection.send(message),
+      isOpen: () => this.#connection.state.state === 'open',
+      isUsable: () => this.#connection.isUsable,
+      hasLane: (lane) => lane === 0 || this.#lanes.has(lane),
+    });
     this.#connection = new Connection(
       {
         url: streamUrl(url),
         ...(options.apiKey === undefined ? {} : { token: options.apiKey }),
         clientName: options.name ?? 'tokenwire-sdk',
+        instance: randomId(),
         openTransport: options.transport ?? openWebSocket,
-        retryFirstMs: options.retryFirstMs ?? 250,
-        retryMaxMs: options.retryMaxMs ?? 8000,
+        retryFirstMs: options.retryFirstMs ?? 1000,
+        retryMaxMs: options.retryMaxMs ?? 30_000,
         pingAfterMs: options.pingAfterMs ?? 15_000,
         pongTimeoutMs: options.pongTimeoutMs ?? 10_000,
         openTimeoutMs: options.openTimeoutMs ?? 10_000,
@@ -115,6 +125,8 @@ export class Client {
       },
     );
     this.#connection.start();
+    if (options.signal?.aborted === true) this.close();
+    else options.signal?.addEventListener('abort', () => this.close(), { once: true });
   }
 
   get state(): ConnectionState {
@@ -140,21 +152,19 @@ export class Client {
    * Fulfils when the connection is open. Rejects when the attempt under way fails (the client goes on trying: wait
    * again, or close it) or the client is closed.
    */
-  ready(): Promise<WelcomeInfo> {
+  ready({ signal }: WaitOptions = {}): Promise<WelcomeInfo> {
     const { state } = this;
     if (state.state === 'open') return Promise.resolve(state.welcome);
     if (state.state === 'closed') return Promise.reject(closedError(state));
-    return new Promise((resolve, reject) => this.#readyWaiters.push({ resolve, reject }));
+    const ready = new Promise<WelcomeInfo>((resolve, reject) => this.#readyWaiters.push({ resolve, reject }));
+    return abortable(ready, signal);
   }
 
   /** A conversation on a lane of its own; opened at once, or as soon as there is a connection. */
   session(options: ClientSessionOptions = {}): Session {
-    const session: Session = new Session(
-      this.#link(options.class ?? 'chat', () => this.#sessions.delete(session)),
-      {
-        ...options,
-      },
-    );
+    const owner = {};
+    const link = this.#link(options.class ?? 'chat', owner, () => this.#sessions.delete(session));
+    const session: Session = new Session(link, { ...options });
     this.#sessions.add(session);
     if (this.#connection.isUsable) session.connectionOpened();
     return session;
@@ -162,27 +172,53 @@ export class Client {
 
   /** One answer to `messages`, without a session. */
   create(options: ClientCreateOptions): ResponseStream {
-    const { signal, onToolCall, ...create } = options;
-    const response = this.#start(
-      0,
-      (send) => {
-        this.#whenUsable().then(
-          () => send(create),
-          (error: Error) => send(error),
-        );
-      },
-      signal,
-    );
-    response.onToolCall = onToolCall ?? null;
+    const { signal, onToolCall: _, onState, supersede, offsets, sentences, states, ...create } = options;
+    const view = viewOf({ offsets, sentences, states, onState });
+    const watch = this.#watches.begin({ view, signal, supersede });
+    const { response } = watch;
+    listen(response, options);
+    const send = async (): Promise<void> => {
+      do {
+        await this.#whenUsable();
+        await this.#watches.whenSupersedable(watch);
+      } while (!this.#connection.isUsable);
+      this.#watches.create(watch, 0, create);
+    };
+    if (!response.isEnded) send().catch((error: Error) => this.#watches.fail(watch, error));
     return response;
   }
 
-  /** The sessions the server keeps for this caller. */
-  async list(): Promise<SessionInfo[]> {
-    for (;;) {
+  /**
+   * Watches a response that was begun elsewhere: by another client, over HTTP, or before this program was started
+   * again. From its first event with only its id, or on from a position. Fails with `unknown_response` when there is no
+   * such response, and with ConnectionLostError when what follows the position is gone.
+   */
+  watch(
+    from: Partial<ResponsePosition> & Pick<ResponsePosition, 'response'>,
+    options: WatchResponseOptions = {},
+  ): ResponseStream {
+    const { response: id, epoch = '', lastSeq = 0 } = from;
+    const { onState, offsets, sentences, states, signal } = options;
+    const view = { ...viewOf({ offsets, sentences, states, onState }), offsets: true };
+    const watch = this.#watches.begin({ view, signal, from: { response: id, epoch, lastSeq } });
+    listen(watch.response, options);
+    const send = async (): Promise<void> => {
       await this.#whenUsable();
+      this.#watches.resume(watch);
+    };
+    if (!watch.response.isEnded) send().catch((error: Error) => this.#watches.fail(watch, error));
+    return watch.response;
+  }
+
+  /** The sessions the server keeps for this caller. */
+  async list({ signal }: WaitOptions = {}): Promise<SessionInfo[]> {
+    for (;;) {
+      await abortable(this.#whenUsable(), signal);
       try {
-        const answer = await this.#request((requestId) => [Op.ListSessions, 0, requestId]);
+        const answer = await abortable(
+          this.#request((requestId) => [Op.ListSessions, 0, requestId]),
+          signal,
+        );
         if (answer[0] === Op.Sessions) return answer[3];
         throw unexpected(answer);
       } catch (error) {
@@ -209,7 +245,7 @@ export class Client {
   }
 
   /** What a session may do with this client. Its lane is taken when first used and given back by `release`. */
-  #link(laneClass: LaneOptions['class'] & string, forget: () => void): Link {
+  #link(laneClass: LaneOptions['class'] & string, owner: object, forget: () => void): Link {
     let lane: number | null = null;
     const openLane = (): number => {
       if (lane === null) {
@@ -223,13 +259,25 @@ export class Client {
       isUsable: () => this.#connection.isUsable,
       whenUsable: () => this.#whenUsable(),
       request: (build) => this.#request((requestId) => build(openLane(), requestId)),
-      start: (begin, signal) => this.#start(openLane, begin, signal),
-      endLost: async (active) => {
-        await Promise.all(active.map((response) => this.#endLost(response, openLane())));
+      start: (begin, options) => {
+        const watch = this.#watches.begin({ owner, ...options });
+        if (watch.response.isEnded) return watch.response;
+        const send = (create: CreateOptions | Error): void => {
+          try {
+            if (create instanceof Error) throw create;
+            this.#watches.create(watch, openLane(), create);
+          } catch (error) {
+            this.#watches.fail(watch, error as Error);
+          }
+        };
+        begin(send, () => this.#watches.whenSupersedable(watch));
+        return watch.response;
       },
+      repeat: (session) => this.#watches.repeat(owner, session),
+      abandon: (error) => this.#watches.abandon(owner, error),
       learnModel: (model) => {
         const isKnown = this.models.some(({ id, contextLength }) => id === model && contextLength > 0);
-        if (!isKnown && this.#watched.size + this.#creating.size === 0) this.#connection.redial();
+        if (!isKnown && this.#watches.numActive === 0) this.#connection.redial();
       },
       openSession: (options) => this.session({ class: laneClass, ...options }),
       release: () => {
@@ -240,19 +288,6 @@ export class Client {
         lane = null;
       },
     };
-  }
-
-  #endLost(response: string, lane: number): Promise<void> {
-    const lost = this.#lost.get(response);
-    this.#lost.delete(response);
-    if (lost === undefined || !this.#connection.isUsable) return Promise.resolve();
-    return new Promise((resolve) => {
-      lost.lane = lane;
-      lost.onDone = resolve;
-      // The handle that this gives is cancelled by the response itself, since it has ended here.
-      this.#creating.set(lost.create.requestId, lost);
-      this.#connection.send([Op.Create, lane, lost.create.requestId, lost.create.options]);
-    });
   }
 
   #freeLane(): number {
@@ -275,45 +310,6 @@ export class Client {
     });
   }
 
-  /** Makes a response whose create is sent when `begin` calls back with its options; an error fails it. */
-  #start(
-    lane: number | (() => number),
-    begin: (send: (options: CreateOptions | Error) => void, feed: ResponseFeed) => void,
-    signal?: AbortSignal,
-  ): ResponseStream {
-    let feed!: ResponseFeed;
-    let watched: Watched | null = null;
-    const response = new ResponseStream(
-      (handle) => {
-        if (handle !== null && watched !== null) this.#connection.send([Op.Cancel, watched.lane, handle]);
-        else if (watched === null)
-          feed.failed(new ConnectionLostError('cancelled before it was sent', { isLocal: true }));
-      },
-      (made) => {
-        feed = made;
-      },
-      signal,
-    );
-    if (feed.isEnded()) return response;
-    begin((options) => {
-      if (feed.isEnded()) return;
-      if (options instanceof Error) {
-        feed.failed(options);
-        return;
-      }
-      try {
-        const requestId = randomId();
-        const create = { requestId, options };
-        watched = { lane: typeof lane === 'number' ? lane : lane(), feed, create, onDone: null };
-        this.#creating.set(requestId, watched);
-        this.#connection.send([Op.Create, watched.lane, requestId, options]);
-      } catch (error) {
-        feed.failed(error as Error);
-      }
-    }, feed);
-    return response;
-  }
-
   #stateChanged(state: ConnectionState): void {
     if (state.state === 'open') {
       this.#welcome = state.welcome;
@@ -324,85 +320,36 @@ export class Client {
       if (state.state === 'closed') {
         for (const waiter of this.#openWaiters.splice(0)) waiter.reject(error);
         for (const session of this.#sessions) session.connectionClosed(error);
+        this.#watches.down(error, state.error === null);
       }
     }
     for (const listener of this.#listeners) listener(state);
   }
 
-  /** A new connection knows nothing of the old one's lanes: open them again, then the sessions, then let others go. */
+  /**
+   * A new connection knows nothing of the old one's lanes: open them again, go on with what ran, then the sessions,
+   * then let others go.
+   */
   #opened(): void {
     for (const [lane, options] of this.#lanes) this.#connection.send([Op.OpenLane, lane, options]);
+    this.#watches.reconnected();
     for (const session of this.#sessions) session.connectionOpened();
     for (const waiter of this.#openWaiters.splice(0)) waiter.resolve();
   }
 
   #wentDown(reason: string): void {
-    this.#acks.reset();
-    const isLocal = this.state.state === 'closed';
-    const watched = [...this.#watched.values(), ...this.#creating.values()];
     const requests = [...this.#requests.values()];
-    this.#watched.clear();
-    this.#creating.clear();
     this.#requests.clear();
     for (const session of this.#sessions) session.connectionLost();
-    const fatal = this.state.state === 'closed' ? this.state.error : null;
-    this.#lost.clear();
-    for (const lost of watched) {
-      const { feed } = lost;
-      const position = feed.position();
-      if (position !== null) this.#lost.set(position.response, lost);
-      lost.onDone?.();
-      feed.failed(fatal ?? new ConnectionLostError(`the answer was cut off: ${reason}`, { position, isLocal }));
-    }
-    for (const request of requests) request.reject(fatal ?? new ConnectionLostError(reason, { isLocal }));
+    const { state } = this;
+    if (state.state !== 'closed') this.#watches.down(null, false);
+    const error = state.state === 'closed' ? closedError(state) : new ConnectionLostError(reason);
+    for (const request of requests) request.reject(error);
   }
 
   /** The one switch over what the server says. Welcome and goaway never come here: they are the connection's. */
   #received(message: ServerMessage): void {
     switch (message[0]) {
-      case Op.Deltas:
-        for (const [handle, seq, text] of message[2]) this.#event(handle, seq, (feed) => feed.text(seq, text));
-        return;
-      case Op.ToolBegin: {
-        const [, , handle, seq, index, callId, name] = message;
-        this.#event(handle, seq, (feed) => feed.toolBegin(seq, index, callId, name));
-        return;
-      }
-      case Op.ToolDelta: {
-        const [, , handle, seq, index, text] = message;
-        this.#event(handle, seq, (feed) => feed.toolDelta(seq, index, text));
-        return;
-      }
-      case Op.ToolEnd: {
-        const [, , handle, seq, index] = message;
-        this.#event(handle, seq, (feed) => feed.toolEnd(seq, index));
-        return;
-      }
-      case Op.Created: {
-        const [, , requestId, handle, response, epoch, session] = message;
-        const watched = this.#creating.get(requestId);
-        if (watched === undefined) return;
-        this.#creating.delete(requestId);
-        this.#watched.set(handle, watched);
-        watched.feed.created(handle, response, epoch, session);
-        return;
-      }
-      case Op.Done: {
-        const [, , handle, seq, reason, usage, timings, error] = message;
-        const watched = this.#watched.get(handle);
-        if (watched === undefined) return;
-        this.#watched.delete(handle);
-        this.#acks.ended(watched.lane, handle, seq);
-        watched.onDone?.();
-        if (reason === 'error' || error !== null) {
-          watched.feed.failed(
-            errorFromWire(error ?? { code: 'internal', message: 'the answer failed', retryable: false }),
-          );
-        } else {
-          watched.feed.done(seq, reason, usage, timings);
-        }
-        return;
-      }
       case Op.SessionOpened:
       case Op.Sessions:
       case Op.SessionHistory:
@@ -413,35 +360,30 @@ export class Client {
         return;
       }
       case Op.Error: {
-        const [, , requestId, wire] = message;
-        if (requestId === null) return;
+        const [, lane, requestId, wire] = message;
         const error = errorFromWire(wire);
-        this.#requests.get(requestId)?.reject(error);
+        if (this.#watches.refused(lane, requestId, error) || requestId === null) return;
+        const request = this.#requests.get(requestId);
         this.#requests.delete(requestId);
-        this.#creating.get(requestId)?.onDone?.();
-        this.#creating.get(requestId)?.feed.failed(error);
-        this.#creating.delete(requestId);
+        // It crossed the server's goaway: whoever asked asks again on the next connection.
+        const isLeaving = error.code === 'shutting_down' && !this.#connection.isUsable;
+        request?.reject(isLeaving ? new ConnectionLostError('the server is leaving') : error);
         return;
       }
-      case Op.Cancelled:
       case Op.LaneOpened:
       case Op.LaneClosed:
       case Op.Pong:
       case Op.Welcome:
       case Op.Goaway:
         return;
+      default:
+        this.#watches.receive(message);
     }
-  }
-
-  /** Handles the client no longer watches are ignored: their last events may still be on the way. */
-  #event(handle: number, seq: number, apply: (feed: ResponseFeed) => boolean): void {
-    const watched = this.#watched.get(handle);
-    if (watched !== undefined && apply(watched.feed)) this.#acks.arrived(watched.lane, handle, seq);
   }
 }
 
 /** An answer of the wrong kind is the server's bug; say so instead of guessing. */
-export function unexpected(answer: ServerMessage): ServiceError {
+function unexpected(answer: ServerMessage): ServiceError {
   return new ServiceError('internal', `the server answered with op ${answer[0]}`);
 }
 

@@ -3,10 +3,10 @@
 // between them, and after `closed` nothing is called any more.
 import { PROTOCOL_VERSION } from '../protocol/constants.ts';
 import { decode, encode } from '../protocol/codec.ts';
-import { ServiceError } from '../protocol/errors.ts';
+import { errorFromWire, ServiceError } from '../protocol/errors.ts';
 import { Op } from '../protocol/messages.ts';
 import type { ClientMessage, ServerMessage, WelcomeInfo } from '../protocol/messages.ts';
-import { ConnectionLostError, errorFromWire, isFatalForConnection } from './errors.ts';
+import { ConnectionLostError, isFatalForConnection } from './errors.ts';
 import { readServerMessage } from './inbound.ts';
 import type { Transport, TransportFactory } from './transport.ts';
 
@@ -23,8 +23,10 @@ export interface ConnectionOptions {
   url: string;
   token?: string;
   clientName: string;
+  /** Random name of this client, said in every hello: creates of one-offs are repeated under it. */
+  instance: string;
   openTransport: TransportFactory;
-  /** First and longest pause before trying again, milliseconds; each failure doubles it, halved by jitter. */
+  /** The first pause is a random moment within the first, milliseconds; each failure doubles that up to the second. */
   retryFirstMs: number;
   retryMaxMs: number;
   /** Silence after which the server is asked for a sign of life, and how long it may take to answer. */
@@ -45,8 +47,6 @@ export interface ConnectionHandlers {
 const fatalCloseCodes = new Set([1008]);
 /** Our own close code for a server that breaks the protocol or falls silent. */
 const PEER_BROKEN = 4000;
-/** An open connection that lasted this long makes the next pause start from the shortest again. */
-const STABLE_MS = 5000;
 
 export class Connection {
   readonly #options: ConnectionOptions;
@@ -54,10 +54,13 @@ export class Connection {
   #state: ConnectionState = { state: 'connecting', attempt: 1 };
   #transport: Transport | null = null;
   #attempt = 1;
-  #openedAtMs = 0;
+  /** Pauses since the last welcome. */
+  #numPauses = 0;
   #lastHeardMs = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #goaway: { code: string; retryAfterMs: number } | null = null;
+  /** What the server said of the time to come back when it refused this connection. */
+  #retryAfterMs = 0;
   #fatal: ServiceError | null = null;
 
   constructor(options: ConnectionOptions, handlers: ConnectionHandlers) {
@@ -104,11 +107,12 @@ export class Connection {
   #open(): void {
     clearTimeout(this.#timer);
     this.#goaway = null;
+    this.#retryAfterMs = 0;
     this.#enter({ state: 'connecting', attempt: this.#attempt });
-    const { openTransport, url, token, clientName, openTimeoutMs } = this.#options;
+    const { openTransport, url, token, clientName: client, instance, openTimeoutMs } = this.#options;
     const transport: Transport = openTransport(url, {
       onOpen: () => {
-        const hello = token === undefined ? { client: clientName } : { client: clientName, token };
+        const hello = token === undefined ? { client, instance } : { client, instance, token };
         if (this.#transport === transport) transport.send(encode([Op.Hello, 0, PROTOCOL_VERSION, hello]));
       },
       onMessage: (bytes) => {
@@ -138,6 +142,7 @@ export class Connection {
     if (message[0] === Op.Error && message[2] === null) {
       const error = errorFromWire(message[3]);
       if (isFatalForConnection(error)) this.#fatal = error;
+      this.#retryAfterMs = error.retryAfterMs ?? 0;
     }
     if (message[0] === Op.Welcome) {
       this.#welcomed(message[3]);
@@ -160,7 +165,8 @@ export class Connection {
     }
     if (this.#state.state !== 'connecting') return;
     clearTimeout(this.#timer);
-    this.#openedAtMs = performance.now();
+    this.#attempt = 0;
+    this.#numPauses = 0;
     this.#keepAlive();
     this.#enter({ state: 'open', welcome });
     // A listener of the state may have closed the client.
@@ -208,16 +214,15 @@ export class Connection {
       return;
     }
     const wasOpen = this.#state.state === 'open';
-    const wasStable = wasOpen && performance.now() - this.#openedAtMs >= STABLE_MS;
-    this.#attempt = wasStable ? 1 : this.#attempt + 1;
+    this.#attempt++;
     const { retryFirstMs, retryMaxMs } = this.#options;
-    const backOffMs = Math.min(retryMaxMs, retryFirstMs * 2 ** Math.min(this.#attempt - 1, 20));
-    // Half fixed, half random: clients of a restarted server must not return in one wave.
-    const retryInMs = Math.round(Math.max(backOffMs, this.#goaway?.retryAfterMs ?? 0) * (0.5 + Math.random() / 2));
-    const advised = this.#goaway === null ? retryInMs : Math.max(retryInMs, this.#goaway.retryAfterMs);
+    const ceilingMs = Math.min(retryMaxMs, retryFirstMs * 2 ** Math.min(this.#numPauses++, 20));
+    // Any moment up to the ceiling: clients of a restarted server must not return in one wave. Advice of the server is
+    // taken as it is, since it gave each client a time of its own.
+    const retryInMs = this.#goaway?.retryAfterMs ?? Math.round(this.#retryAfterMs + ceilingMs * Math.random());
     const why = this.#goaway === null ? reason : `the server is leaving (${this.#goaway.code})`;
-    this.#timer = setTimeout(() => this.#open(), advised);
-    this.#enter({ state: 'waiting', attempt: this.#attempt, retryInMs: advised, reason: why });
+    this.#timer = setTimeout(() => this.#open(), retryInMs);
+    this.#enter({ state: 'waiting', attempt: this.#attempt, retryInMs, reason: why });
     if (wasOpen) this.#handlers.onDown(why);
   }
 

@@ -1,37 +1,32 @@
 // Errors of the SDK. What the server refuses arrives as ServiceError (a code from protocol/errors.ts); what the
 // network does is ConnectionLostError. Nothing else is thrown on purpose.
-import { errorTable, errorFromCode, ServiceError } from '../protocol/errors.ts';
-import type { WireError } from '../protocol/messages.ts';
+import { errorTable } from '../protocol/errors.ts';
+import type { ServiceError } from '../protocol/errors.ts';
 
-/** Where a response stood when its connection went away: what a later resume has to name. */
+/** Where a response stands: what `client.watch` goes on from. */
 export interface ResponsePosition {
   response: string;
   epoch: string;
+  /** The last event that is here; 0 for none. */
   lastSeq: number;
 }
 
-/** The connection dropped (or the client was closed) before the answer was complete. */
+/** The answer cannot be completed: the server no longer has it after a lost connection, or the client was closed. */
 export class ConnectionLostError extends Error {
   override readonly name = 'ConnectionLostError';
   /** Last position of the response that was cut off; null when the server had not named it yet. */
   readonly position: ResponsePosition | null;
+  /** The text that is here: the answer up to `position`. */
+  readonly text: string;
   /** True when `close()` was called here, false when the network or the server did it. */
   readonly isLocal: boolean;
 
-  constructor(message: string, options: { position?: ResponsePosition | null; isLocal?: boolean } = {}) {
+  constructor(message: string, options: { position?: ResponsePosition | null; text?: string; isLocal?: boolean } = {}) {
     super(message);
     this.position = options.position ?? null;
+    this.text = options.text ?? '';
     this.isLocal = options.isLocal ?? false;
   }
-}
-
-/** Rebuilds the error the server meant. A code this SDK does not know (a newer server) becomes `internal`. */
-export function errorFromWire(wire: WireError): ServiceError {
-  const options: { param?: string; retryAfterMs?: number } = {};
-  if (typeof wire.param === 'string') options.param = wire.param;
-  if (typeof wire.retryAfterMs === 'number') options.retryAfterMs = wire.retryAfterMs;
-  const { code } = errorFromCode(String(wire.code), '');
-  return new ServiceError(code, String(wire.message), options);
 }
 
 /** True for errors after which reconnecting with the same options cannot help (wrong key, wrong version). */

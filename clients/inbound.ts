@@ -3,7 +3,7 @@
 import { Op } from '../protocol/messages.ts';
 import type { ServerMessage } from '../protocol/messages.ts';
 
-type Kind = 'number' | 'text' | 'textOrNull' | 'object' | 'objectOrNull' | 'list' | 'any';
+type Kind = 'number' | 'numberOrNull' | 'boolean' | 'text' | 'textOrNull' | 'object' | 'objectOrNull' | 'list' | 'any';
 
 /** Kinds of the fields after [op, lane], in order. */
 const shapes: Readonly<Record<number, readonly Kind[]>> = {
@@ -24,12 +24,18 @@ const shapes: Readonly<Record<number, readonly Kind[]>> = {
   [Op.Error]: ['textOrNull', 'object'],
   [Op.Pong]: ['any'],
   [Op.Goaway]: ['text', 'number'],
+  [Op.Resumed]: ['text', 'boolean', 'numberOrNull', 'text', 'textOrNull', 'textOrNull'],
+  [Op.State]: ['number', 'text', 'object'],
 };
 
 function fits(value: unknown, kind: Kind): boolean {
   switch (kind) {
     case 'number':
       return typeof value === 'number';
+    case 'numberOrNull':
+      return value === null || typeof value === 'number';
+    case 'boolean':
+      return typeof value === 'boolean';
     case 'text':
       return typeof value === 'string';
     case 'textOrNull':
@@ -46,9 +52,12 @@ function fits(value: unknown, kind: Kind): boolean {
 }
 
 function isDelta(value: unknown): boolean {
-  return (
-    Array.isArray(value) && typeof value[0] === 'number' && typeof value[1] === 'number' && typeof value[2] === 'string'
-  );
+  if (!Array.isArray(value)) return false;
+  const [handle, seq, text, offset, ends] = value as unknown[];
+  const isPlain = typeof handle === 'number' && typeof seq === 'number' && typeof text === 'string';
+  const hasPlace = offset === undefined || offset === null || typeof offset === 'number';
+  const hasEnds = ends === undefined || ends === null || (Array.isArray(ends) && ends.every(Number.isInteger));
+  return isPlain && hasPlace && hasEnds;
 }
 
 /** Returns the message, null for an op this SDK does not know, or throws TypeError for a broken frame. */

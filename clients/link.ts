@@ -1,7 +1,18 @@
 // What a session sees of its client: its own lane, requests on it, and nothing else. client.ts makes one per session.
-import type { ClientMessage, CreateOptions, ServerMessage } from '../protocol/messages.ts';
-import type { ResponseFeed, ResponseStream } from './response.ts';
+import type { ClientMessage, CreateOptions, ServerMessage, ViewOptions } from '../protocol/messages.ts';
+import type { ResponseStream } from './response.ts';
 import type { ClientSessionOptions, Session } from './session.ts';
+import type { Supersede } from './watches.ts';
+
+export interface StartOptions {
+  view: ViewOptions;
+  supersede: Supersede | undefined;
+  signal: AbortSignal | undefined;
+  /** Called when the server has accepted the create. */
+  onCreated: () => void;
+  /** Called when the server has cut its history at what the user heard. */
+  onHeard: (offset: number) => void;
+}
 
 export interface Link {
   isUsable(): boolean;
@@ -9,18 +20,20 @@ export interface Link {
   whenUsable(): Promise<void>;
   /** Sends a request on this lane now. Rejects with ConnectionLostError when the connection drops before the answer. */
   request(build: (lane: number, requestId: string) => ClientMessage): Promise<ServerMessage>;
-  /** Makes a response at once; its create leaves when `begin` calls back with options, or fails with an error. */
+  /**
+   * Makes a response at once; its create leaves when `begin` calls back with options, or fails with an error. `ready`
+   * has to be awaited before: what the create replaces must have its name.
+   */
   start(
-    begin: (send: (options: CreateOptions | Error) => void, feed: ResponseFeed) => void,
-    signal?: AbortSignal,
+    begin: (send: (options: CreateOptions | Error) => void, ready: () => Promise<void>) => void,
+    options: StartOptions,
   ): ResponseStream;
+  /** The session is open under this id: creates that were sent and not answered are repeated there. */
+  repeat(session: string): void;
+  /** The session cannot be opened: those creates fail. */
+  abandon(error: Error): void;
   /** A model that was loading is ready: gets its description, unless that would cut off an answer. */
   learnModel(model: string): void;
-  /**
-   * Cancels what still runs on the server of answers that were lost with a connection (`active` are response ids):
-   * nobody reads them any more, and they keep the session busy. Fulfils when they have ended.
-   */
-  endLost(active: readonly string[]): Promise<void>;
   /** Another session of the same client and class. */
   openSession(options: ClientSessionOptions): Session;
   /** Gives the lane back and forgets the session. */

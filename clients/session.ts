@@ -11,13 +11,15 @@ import type {
   ServerMessage,
   SessionInfo,
   SessionOptions,
-  ToolCall,
-  ToolDefinition,
 } from '../protocol/messages.ts';
-import type { SamplingParams } from '../protocol/sampling.ts';
+import { abortable } from './abortable.ts';
+import type { WaitOptions } from './abortable.ts';
+import { Conversation } from './conversation.ts';
 import { ConnectionLostError } from './errors.ts';
 import type { Link } from './link.ts';
-import type { Finished, ResponseStream } from './response.ts';
+import { ResponseStream } from './response.ts';
+import { listen, viewOf } from './send-options.ts';
+import type { SendOptions } from './send-options.ts';
 
 /** How a session came to be on this connection. */
 export type SessionOrigin =
@@ -43,18 +45,6 @@ export interface ClientSessionOptions extends SessionOptions {
   onLoading?: (message: string) => void;
 }
 
-/** Sampling for this answer alone, and how to run it. */
-export interface SendOptions extends Partial<SamplingParams> {
-  /** Aborting cancels the answer; `finished` then fulfils with reason `cancelled`. */
-  signal?: AbortSignal;
-  /** Called as each tool call is complete. */
-  onToolCall?: (call: ToolCall) => void;
-  tools?: ToolDefinition[];
-  truncation?: 'auto' | 'error';
-  /** Milliseconds after which the answer is of no use. */
-  deadlineMs?: number;
-}
-
 /** When the server does not say when to ask again. */
 const LOADING_RETRY_MS = 1000;
 
@@ -65,9 +55,7 @@ export class Session {
   readonly #onLoading: ((message: string) => void) | undefined;
   /** What a new session is made of, without its messages. */
   readonly #make: Omit<SessionOptions, 'session' | 'messages'>;
-  /** Local copy of the conversation; null while only the server knows it. */
-  #messages: ChatMessage[] | null;
-  #numTurns = 0;
+  readonly #conversation: Conversation;
   #info: SessionInfo | null = null;
   #id: string | null;
   /** Settles when opening succeeded or was refused; a lost connection leaves it pending for the next one. */
@@ -89,7 +77,7 @@ export class Session {
     this.#onLoading = onLoading;
     this.#make = make;
     this.#id = session ?? null;
-    this.#messages = messages?.slice() ?? (session === undefined ? [] : null);
+    this.#conversation = new Conversation(messages?.slice() ?? (session === undefined ? [] : null));
     this.#mustRefresh = session !== undefined && messages === undefined;
   }
 
@@ -105,17 +93,20 @@ export class Session {
 
   /** The conversation as far as known here, without the answer under way. */
   get messages(): readonly ChatMessage[] {
-    return this.#messages ?? [];
+    return this.#conversation.messages;
   }
 
   /** Turns that can be rolled back. The messages a session was made from belong to none. */
   get numTurns(): number {
-    return this.#numTurns;
+    return this.#conversation.numTurns;
   }
 
   /** Fulfils when the session is open on the server; rejects when it cannot be. */
-  ready(): Promise<SessionInfo> {
-    return this.#inOrder(() => this.#info as SessionInfo);
+  ready({ signal }: WaitOptions = {}): Promise<SessionInfo> {
+    return abortable(
+      this.#inOrder(() => this.#info as SessionInfo),
+      signal,
+    );
   }
 
   /**
@@ -123,19 +114,38 @@ export class Session {
    * this session runs, the server keeps it waiting (at most four, then `session_busy`).
    */
   send(input: string | ChatMessage[], options: SendOptions = {}): ResponseStream {
-    const { signal, onToolCall, tools, truncation, deadlineMs, ...sampling } = options;
+    const { signal, onToolCall: _, onState, supersede, offsets, sentences, states, ...rest } = options;
+    const { tools, truncation, deadlineMs, class: latencyClass, ...sampling } = rest;
     const messages: ChatMessage[] = typeof input === 'string' ? [{ role: 'user', content: input }] : input;
     const create: CreateOptions = { messages };
     if (tools !== undefined) create.tools = tools;
     if (truncation !== undefined) create.truncation = truncation;
     if (deadlineMs !== undefined) create.deadlineMs = deadlineMs;
+    if (latencyClass !== undefined) create.class = latencyClass;
     if (Object.keys(sampling).length > 0) create.sampling = sampling;
-    const response = this.#link.start((send) => {
-      this.#inOrder(() => send({ ...create, session: this.#id as string })).catch((error: Error) => send(error));
-    }, signal);
-    response.onToolCall = onToolCall ?? null;
+    const response: ResponseStream = this.#link.start(
+      (send, ready) => {
+        const sent = this.#inOrder(() => send({ ...create, session: this.#id as string }), ready);
+        sent.catch((error: Error) => send(error));
+      },
+      {
+        supersede,
+        signal,
+        view: viewOf({ offsets, sentences, states, onState }),
+        onCreated: () => {
+          const isOurs = supersede instanceof ResponseStream;
+          const isKnown = isOurs
+            ? this.#conversation.forget(supersede)
+            : supersede === undefined || supersede === 'lane';
+          // What only the server knows is asked for when the session opens again.
+          if (!isKnown) this.#mustRefresh = true;
+        },
+        onHeard: (offset) => this.#conversation.cut(response, offset),
+      },
+    );
+    listen(response, options);
     response.finished.then(
-      (finished) => this.#remember(messages, finished, response),
+      (finished) => this.#conversation.remember(messages, finished, response),
       (error: unknown) => {
         // Whether the server kept a part of it is unknown: ask when the session opens again.
         if (error instanceof ConnectionLostError) this.#mustRefresh = true;
@@ -145,10 +155,10 @@ export class Session {
   }
 
   /** The conversation as the server keeps it. */
-  async history(): Promise<ChatMessage[]> {
-    const answer = await this.#ask((lane, requestId, session) => [Op.History, lane, requestId, session]);
+  async history(options: WaitOptions = {}): Promise<ChatMessage[]> {
+    const answer = await this.#ask((lane, requestId, session) => [Op.History, lane, requestId, session], options);
     if (answer[0] !== Op.SessionHistory) throw wrongAnswer(answer);
-    this.#messages = answer[4].slice();
+    this.#conversation.replace(answer[4]);
     return answer[4];
   }
 
@@ -156,33 +166,37 @@ export class Session {
    * Keeps the first `numTurns` turns (a turn is what one `send` sent, with its answer) and forgets the later ones.
    * Fails with `session_busy` while an answer runs and with `invalid_request` when there are fewer turns.
    */
-  async rollback(numTurns: number): Promise<SessionInfo> {
-    const answer = await this.#ask((lane, requestId, session) => [Op.Rollback, lane, requestId, session, numTurns]);
+  async rollback(numTurns: number, options: WaitOptions = {}): Promise<SessionInfo> {
+    const answer = await this.#ask(
+      (lane, requestId, session) => [Op.Rollback, lane, requestId, session, numTurns],
+      options,
+    );
     if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
-    this.#messages = withoutLast(this.#messages ?? [], this.#numTurns - answer[3].numTurns);
-    this.#info = answer[3];
-    this.#numTurns = answer[3].numTurns;
+    this.#conversation.replace(this.#conversation.withoutLast(this.numTurns - answer[3].numTurns));
+    this.#know(answer[3]);
     return answer[3];
   }
 
   /** A new session that begins with the first `numTurns` turns of this one. */
-  async fork(numTurns: number): Promise<Session> {
-    const answer = await this.#ask((lane, requestId, session) => [Op.Fork, lane, requestId, session, numTurns]);
+  async fork(numTurns: number, options: WaitOptions = {}): Promise<Session> {
+    const answer = await this.#ask(
+      (lane, requestId, session) => [Op.Fork, lane, requestId, session, numTurns],
+      options,
+    );
     if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
-    const copy = withoutLast(this.#messages ?? [], this.#numTurns - numTurns);
     return this.#link.openSession({
       ...this.#make,
       session: answer[3].session,
-      messages: copy,
+      messages: this.#conversation.withoutLast(this.numTurns - numTurns),
       recreate: this.#recreate,
     });
   }
 
   /** Ends the session on the server, history included, and gives its lane back. */
-  async close(): Promise<void> {
+  async close(options: WaitOptions = {}): Promise<void> {
     if (this.#isClosed) return;
     try {
-      await this.#ask((lane, requestId, session) => [Op.CloseSession, lane, requestId, session]);
+      await this.#ask((lane, requestId, session) => [Op.CloseSession, lane, requestId, session], options);
     } catch (error) {
       // Gone is what was asked for.
       if (!(error instanceof ServiceError && error.code === 'unknown_session')) throw error;
@@ -206,6 +220,7 @@ export class Session {
     this.#open().then(
       () => {
         this.#phase = 'open';
+        this.#link.repeat(this.#id as string);
         opening.resolve();
       },
       (error: Error) => {
@@ -226,15 +241,14 @@ export class Session {
   connectionClosed(error: Error): void {
     this.#renew();
     this.#phase = 'refused';
+    this.#link.abandon(error);
     this.#opening.reject(error);
   }
 
-  /** Its description again, after something has ended. */
-  async #learn(session: string): Promise<void> {
-    const answer = await this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, { session }]);
-    if (answer[0] !== Op.SessionOpened) return;
-    this.#info = answer[3];
-    this.#numTurns = answer[3].numTurns;
+  #know(info: SessionInfo): void {
+    this.#info = info;
+    this.#id = info.session;
+    this.#conversation.numTurns = info.numTurns;
   }
 
   #waitForModel(error: ServiceError): void {
@@ -253,10 +267,7 @@ export class Session {
   async #open(): Promise<void> {
     let origin: SessionOrigin = this.#id === null ? 'new' : 'kept';
     let answer: ServerMessage;
-    const make = (): SessionOptions => {
-      const messages = this.#messages ?? [];
-      return messages.length === 0 ? this.#make : { ...this.#make, ...withoutSystem(messages, this.#make.system) };
-    };
+    const make = (): SessionOptions => ({ ...this.#make, ...this.#conversation.asOptions(this.#make.system) });
     try {
       const options = this.#id === null ? make() : { session: this.#id };
       answer = await this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, options]);
@@ -267,17 +278,11 @@ export class Session {
       answer = await this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, make()]);
     }
     if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
-    this.#info = answer[3];
-    this.#id = answer[3].session;
-    this.#numTurns = answer[3].numTurns;
-    if (origin === 'kept' && answer[3].active.length > 0) {
-      await this.#link.endLost(answer[3].active);
-      await this.#learn(answer[3].session);
-    }
+    this.#know(answer[3]);
     if (origin === 'kept' && this.#mustRefresh && this.#recreate) {
-      const session = this.#id;
+      const { session } = answer[3];
       const history = await this.#link.request((lane, requestId) => [Op.History, lane, requestId, session]);
-      if (history[0] === Op.SessionHistory) this.#messages = history[4].slice();
+      if (history[0] === Op.SessionHistory) this.#conversation.replace(history[4]);
     }
     this.#mustRefresh = false;
     if (this.#wasLoading) {
@@ -286,17 +291,21 @@ export class Session {
       this.#link.learnModel(answer[3].model);
       if (!this.#link.isUsable()) throw new ConnectionLostError('dialling again to learn about the model');
     }
-    this.#onOpened?.(this.#info, origin);
+    this.#onOpened?.(answer[3], origin);
   }
 
-  /** Runs `send` when the session is open, after everything asked for before. `send` must not wait for answers. */
-  #inOrder<T>(send: () => T): Promise<T> {
+  /**
+   * Runs `send` when the session is open and `ready` has fulfilled, after everything asked for before. `send` must not
+   * wait for answers.
+   */
+  #inOrder<T>(send: () => T, ready?: () => Promise<void>): Promise<T> {
     const turn = this.#order.then(async () => {
       for (;;) {
         if (this.#isClosed) throw new ServiceError('unknown_session', 'this session was closed');
         await this.#link.whenUsable();
         if (this.#phase === 'refused') this.connectionOpened();
         await this.#opening.promise;
+        if (ready !== undefined) await ready();
         if (this.#link.isUsable() && this.#phase === 'open') return send();
       }
     });
@@ -305,27 +314,22 @@ export class Session {
   }
 
   /** A request that may be repeated: after a lost connection it is sent again on the next one. */
-  async #ask(build: (lane: number, requestId: string, session: string) => ClientMessage): Promise<ServerMessage> {
+  async #ask(
+    build: (lane: number, requestId: string, session: string) => ClientMessage,
+    { signal }: WaitOptions,
+  ): Promise<ServerMessage> {
     for (;;) {
-      const sent = await this.#inOrder(() => ({
-        answer: this.#link.request((lane, requestId) => build(lane, requestId, this.#id as string)),
-      }));
+      const sending = this.#inOrder(() => {
+        signal?.throwIfAborted();
+        return { answer: this.#link.request((lane, requestId) => build(lane, requestId, this.#id as string)) };
+      });
+      const sent = await abortable(sending, signal);
       try {
-        return await sent.answer;
+        return await abortable(sent.answer, signal);
       } catch (error) {
         if (!(error instanceof ConnectionLostError) || error.isLocal) throw error;
       }
     }
-  }
-
-  #remember(messages: ChatMessage[], finished: Finished, response: ResponseStream): void {
-    // The server's rule: cancelled before anything was said leaves no trace.
-    const saidNothing = finished.text === '' && finished.toolCalls.length === 0;
-    if (response.id === null || (finished.reason === 'cancelled' && saidNothing)) return;
-    const answer: ChatMessage = { role: 'assistant', content: finished.text };
-    if (finished.toolCalls.length > 0) answer.toolCalls = finished.toolCalls;
-    this.#numTurns++;
-    this.#messages?.push(...messages, answer);
   }
 }
 
@@ -334,21 +338,6 @@ function pending(): PromiseWithResolvers<void> {
   const resolvers = Promise.withResolvers<void>();
   resolvers.promise.catch(() => {});
   return resolvers;
-}
-
-/** Drops the last turns; a turn ends with its answer, and begins after the answer before it. */
-function withoutLast(messages: readonly ChatMessage[], numDropped: number): ChatMessage[] {
-  if (numDropped <= 0) return messages.slice();
-  const ends = messages.flatMap(({ role }, index) => (role === 'assistant' ? [index + 1] : []));
-  const end = ends.at(-1 - numDropped) ?? messages.findIndex(({ role }) => role !== 'system');
-  return messages.slice(0, Math.max(0, end));
-}
-
-/** A history may begin with the system message, which a new session takes as an option. */
-function withoutSystem(messages: readonly ChatMessage[], system: string | undefined): SessionOptions {
-  const first = messages[0];
-  if (first?.role !== 'system') return { messages: messages.slice() };
-  return { system: system ?? first.content, messages: messages.slice(1) };
 }
 
 function wrongAnswer(answer: ServerMessage): ServiceError {

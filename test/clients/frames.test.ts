@@ -38,6 +38,11 @@ describe('Over a transport without a socket', () => {
     ['created without a handle', [Op.Created, 0, 'r', null, 'resp', 'e', null]],
     ['done without usage', [Op.Done, 0, 1, 1, 'stop', null, {}, null]],
     ['an error without its object', [Op.Error, 0, null]],
+    ['a delta with an offset that is text', [Op.Deltas, 0, [[1, 1, 'a', '0']]]],
+    ['a delta with sentence ends that are no list', [Op.Deltas, 0, [[1, 1, 'a', 0, 3]]]],
+    ['resumed without saying whether', [Op.Resumed, 0, 'r', null, 1, 'resp', 'e', null]],
+    ['resumed with a handle that is text', [Op.Resumed, 0, 'r', true, '1', 'resp', 'e', null]],
+    ['a state without its detail', [Op.State, 0, 1, 'queued']],
   ])('a broken frame (%s) drops the connection', (_, frame) => {
     const { free, client } = wired();
     free.welcome();
@@ -70,7 +75,7 @@ describe('Over a transport without a socket', () => {
         Op.Deltas,
         0,
         [
-          [1, 1, 'a', 'extra'],
+          [1, 1, 'a', 0, [], 'extra'],
           [1, 1, 'again'],
           [1, 3, 'bc'],
         ],
@@ -82,44 +87,6 @@ describe('Over a transport without a socket', () => {
     }
     expect((await response.finished).text).toBe('abc');
     expect(client.state.state).toBe('open');
-  });
-
-  it('an answer that still runs after a lost connection is ended, so that its session is free again', async () => {
-    const { free, client } = wired();
-    const info = { session: 's1', model: 'fake-model', createdAtMs: 0, numTurns: 0, title: '', active: [] as string[] };
-    const sentOp = (op: number): unknown[][] => (free.sent as unknown[][]).filter((message) => message[0] === op);
-    const answer = (message: unknown[]): void => free.receiveBytes(encode(message as unknown as ServerMessage));
-    free.welcome();
-    const session = client.session();
-    const running = session.send('x');
-    await until(() => sentOp(Op.OpenSession).length === 1);
-    answer([Op.SessionOpened, 1, sentOp(Op.OpenSession)[0]?.[2], info]);
-    await until(() => sentOp(Op.Create).length === 1);
-    const requestId = sentOp(Op.Create)[0]?.[2];
-    answer([Op.Created, 1, requestId, 1, 'resp_1', 'e', 's1']);
-    answer([Op.Deltas, 0, [[1, 1, 'half']]]);
-    free.events?.onClose(1006, '');
-    await expect(running.finished).rejects.toMatchObject({ name: 'ConnectionLostError' });
-    await until(() => free.numOpened === 2);
-    free.welcome();
-    await until(() => sentOp(Op.OpenSession).length === 2);
-    answer([Op.SessionOpened, 1, sentOp(Op.OpenSession)[1]?.[2], { ...info, active: ['resp_1'] }]);
-    await until(() => sentOp(Op.Create).length === 2);
-    expect(sentOp(Op.Create)[1]?.[2]).toBe(requestId);
-    answer([Op.Created, 1, requestId, 9, 'resp_1', 'e', 's1']);
-    expect(sentOp(Op.Cancel)).toEqual([[Op.Cancel, 1, 9]]);
-    answer([Op.Done, 1, 9, 2, 'cancelled', {}, {}, null]);
-    await until(() => sentOp(Op.OpenSession).length === 3);
-    answer([Op.SessionOpened, 1, sentOp(Op.OpenSession)[2]?.[2], { ...info, numTurns: 1 }]);
-    await until(() => sentOp(Op.History).length === 1);
-    const said = [
-      { role: 'user', content: 'x' },
-      { role: 'assistant', content: 'half' },
-    ];
-    answer([Op.SessionHistory, 1, sentOp(Op.History)[0]?.[2], 's1', said]);
-    await session.ready();
-    expect(session.numTurns).toBe(1);
-    expect(session.messages).toEqual(said);
   });
 
   it('a refused key closes the client for good with that error', async () => {

@@ -1,7 +1,7 @@
 // The SDK on the real server with the fake model: what a scripted server could get wrong.
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { connect } from '../../clients/index.ts';
-import type { Client, ConnectOptions, Transport, TransportEvents } from '../../clients/index.ts';
+import type { Client, ConnectOptions, Sentence, Transport, TransportEvents } from '../../clients/index.ts';
 import { openWebSocket } from '../../clients/websocket.ts';
 import { RealServer } from './support/real-server.ts';
 import { until } from './support/until.ts';
@@ -90,22 +90,103 @@ describe('The SDK on the real server', () => {
     }
   }, 20_000);
 
-  it('after a lost connection ends what still runs, so that the session can go on at once', async () => {
+  it('after a lost connection goes on with what still runs, and the session with it', async () => {
     const { transport, lose } = losable();
     const client = open({ transport });
     const session = client.session();
-    const lost = session.send('long', { maxTokens: 3000, ignoreEos: true });
-    await until(() => lost.numEvents > 5);
-    lose();
-    await expect(lost.finished).rejects.toMatchObject({ name: 'ConnectionLostError' });
-    expect((await session.send('next', { maxTokens: 5 }).finished).usage.completionTokens).toBeGreaterThan(0);
+    const delayed = session.send('long', { maxTokens: 300, ignoreEos: true });
+    const next = session.send('next', { maxTokens: 5 });
+    for (const numEvents of [5, 100]) {
+      await until(() => delayed.numEvents > numEvents && delayed.state.state !== 'waiting');
+      lose();
+    }
+    expect((await delayed.finished).usage.completionTokens).toBe(300);
+    expect((await next.finished).usage.completionTokens).toBeGreaterThan(0);
     const history = await session.history();
     expect(history.map(({ role }) => role)).toEqual(['user', 'assistant', 'user', 'assistant']);
-    expect(history[1]?.content.startsWith(lost.text)).toBe(true);
+    expect(history[1]?.content).toBe(delayed.text);
     expect(session.messages).toEqual(history);
-    await session.rollback(session.numTurns - 1);
-    expect(session.numTurns).toBe(1);
   }, 20_000);
+
+  it('replaces what runs, without a trace in the conversation and with the memory of what they share', async () => {
+    const session = open().session({ class: 'ide' });
+    await session.send('before', { maxTokens: 5 }).finished;
+    const typed = ['func', 'functi', 'function'].map((text) =>
+      session.send(text, { maxTokens: 40, ignoreEos: true, supersede: 'lane' }),
+    );
+    const ends = await Promise.all(typed.map((response) => response.finished));
+    expect(ends.map(({ cancelledBy }) => cancelledBy)).toEqual(['supersede', 'supersede', null]);
+    const [last] = ends.slice(-1);
+    expect(last?.usage.cachedTokens).toBeGreaterThan(0);
+    const again = session.send('other', { maxTokens: 10, supersede: typed[2]! });
+    await again.finished;
+    const history = await session.history();
+    expect(history.filter(({ role }) => role === 'user').map(({ content }) => content)).toEqual(['before', 'other']);
+    expect(session.messages).toEqual(history);
+    expect(session.numTurns).toBe(2);
+  });
+
+  it('keeps no more of an answer than was heard, also when that is said after its end', async () => {
+    const session = open().session({ class: 'voice' });
+    const first = session.send('speak', { maxTokens: 60, ignoreEos: true });
+    await until(() => first.text.length > 20);
+    await first.cancel({ heardUpTo: 10 });
+    const second = session.send('speak more', { maxTokens: 30, ignoreEos: true });
+    await second.finished;
+    await second.cancel({ heardUpTo: 4 });
+    const history = await session.history();
+    expect(history.map(({ content }) => content)).toEqual([
+      'speak',
+      first.text.slice(0, 10),
+      'speak more',
+      second.text.slice(0, 4),
+    ]);
+    expect(session.messages).toEqual(history);
+  });
+
+  it('gives sentences as they end, with their places in the text', async () => {
+    const said = 'Dr. Smith is here. He came at 3.14 o’clock. Really?\nYes';
+    const response = open().create({
+      messages: [{ role: 'user', content: `!!say ${said}!!` }],
+      sentences: true,
+    });
+    const sentences: Sentence[] = [];
+    for await (const sentence of response.sentences()) sentences.push(sentence);
+    expect(sentences.map(({ text }) => text)).toEqual([
+      'Dr. Smith is here.',
+      'He came at 3.14 o’clock.',
+      'Really?',
+      'Yes',
+    ]);
+    for (const { text, start, end } of sentences) expect(response.text.slice(start, end)).toBe(text);
+  });
+
+  it('parks an answer whose loop has stopped, and goes on with it', async () => {
+    const response = open().create({
+      messages: [{ role: 'user', content: 'long' }],
+      sampling: { maxTokens: 1500, ignoreEos: true },
+      onState: () => {},
+    });
+    const pieces = response[Symbol.asyncIterator]();
+    await pieces.next();
+    await until(() => response.state.state === 'parked', 30_000);
+    // Its credit and a little: not what the server has.
+    expect(response.numEvents).toBeLessThan(600);
+    for await (const piece of { [Symbol.asyncIterator]: () => pieces }) expect(piece).not.toBe('');
+    expect((await response.finished).usage.completionTokens).toBe(1500);
+  }, 60_000);
+
+  it('watches an answer that another client has begun', async () => {
+    const begun = open().create({ messages: [{ role: 'user', content: 'seen by two' }], sampling: { maxTokens: 40 } });
+    await until(() => begun.id !== null);
+    const watched = open().watch({ response: begun.id as string });
+    const [first, second] = await Promise.all([begun.finished, watched.finished]);
+    expect(second.text).toBe(first.text);
+    const rest = open().watch({ ...begun.position!, lastSeq: 3 });
+    await rest.finished;
+    expect(first.text.endsWith(rest.text)).toBe(true);
+    await expect(open().watch({ response: 'resp_none' }).finished).rejects.toMatchObject({ code: 'unknown_response' });
+  });
 
   it('rejects an unknown model with the server’s words', async () => {
     await expect(open().session({ model: 'nope' }).ready()).rejects.toMatchObject({ code: 'unknown_model' });

@@ -20,6 +20,7 @@ import type {
   SessionOptions,
   ToolCall,
 } from '../../../protocol/messages.ts';
+import { FakeLog } from './fake-log.ts';
 
 export interface Answer {
   /** Text pieces, one event each. */
@@ -70,7 +71,7 @@ export class FakePeer {
   readonly socket: WebSocket;
   readonly received: ClientMessage[] = [];
   readonly lanes = new Map<number, string>();
-  readonly cancelled = new Set<number>();
+  readonly watched = new Map<number, FakeLog>();
   nextHandle = 1;
   #batch: [number, number, string][] = [];
 
@@ -101,6 +102,9 @@ export class FakePeer {
 export class FakeServer {
   readonly peers: FakePeer[] = [];
   readonly sessions = new Map<string, FakeSession>();
+  /** Answers by id; clear it to be a server that was restarted. */
+  readonly logs = new Map<string, FakeLog>();
+  readonly #byRequest = new Map<string, FakeLog>();
   readonly #options: FakeServerOptions;
   readonly #http: Server;
   readonly #sockets: WebSocketServer;
@@ -160,6 +164,10 @@ export class FakeServer {
       const message = decode(new Uint8Array(data)) as ClientMessage;
       peer.received.push(message);
       if (this.#options.intercept?.(message, peer) !== true) this.#handle(peer, message);
+    });
+    socket.on('close', (code) => {
+      // 1000 says that nobody will come back.
+      if (code === 1000) for (const log of peer.watched.values()) log.isCancelled = true;
     });
   }
 
@@ -225,11 +233,24 @@ export class FakeServer {
         return;
       }
       case Op.Create:
-        void this.#answer(peer, lane, message[2], message[3]);
+        this.#create(peer, lane, message[2], message[3]);
         return;
-      case Op.Cancel:
-        peer.cancelled.add(message[2]);
+      case Op.Cancel: {
+        const log = peer.watched.get(message[2]);
+        if (log !== undefined) log.isCancelled = true;
         return;
+      }
+      case Op.Resume: {
+        const { response, epoch, lastSeq } = message[3];
+        const log = this.logs.get(response);
+        const isRecovered = log !== undefined && (epoch ?? log.epoch) === log.epoch;
+        const isOver = isRecovered && log.isEnded && lastSeq === log.head;
+        const handle = log === undefined || isOver ? null : peer.nextHandle++;
+        const { epoch: given = null, session = null } = log ?? {};
+        peer.send([Op.Resumed, lane, message[2], isRecovered, handle, response, given, session]);
+        if (handle !== null) log?.watch(peer, lane, handle, isRecovered ? lastSeq : 0);
+        return;
+      }
       case Op.Ack:
         return;
       case Op.Ping:
@@ -287,31 +308,39 @@ export class FakeServer {
     };
   }
 
-  async #answer(peer: FakePeer, lane: number, requestId: string, options: CreateOptions): Promise<void> {
+  #create(peer: FakePeer, lane: number, requestId: string, options: CreateOptions): void {
     const session = options.session === undefined ? null : this.#find(peer, lane, requestId, options.session);
     if (session === null && options.session !== undefined) return;
+    const known = this.#byRequest.get(requestId);
+    const log = known ?? new FakeLog(`resp_${++this.#numResponses}`, session?.id ?? null);
+    this.#byRequest.set(requestId, log);
+    this.logs.set(log.id, log);
+    const handle = peer.nextHandle++;
+    peer.send([Op.Created, lane, requestId, handle, log.id, log.epoch, log.session]);
+    log.watch(peer, lane, handle, 0);
+    if (known === undefined) void this.#answer(log, session, options);
+  }
+
+  async #answer(log: FakeLog, session: FakeSession | null, options: CreateOptions): Promise<void> {
     const history = session === null ? [] : this.#history(session);
     const echo = (): Answer => ({ pieces: words(options.messages.at(-1)?.content ?? '') });
     const answer = (this.#options.script ?? echo)(options, history);
-    const handle = peer.nextHandle++;
-    const response = `resp_${++this.#numResponses}`;
     const startedAtMs = performance.now();
-    peer.send([Op.Created, lane, requestId, handle, response, 'epoch_1', session?.id ?? null]);
-    let seq = 0;
     let text = '';
     for (const piece of answer.pieces) {
       await sleep(answer.pauseMs ?? 0);
-      if (peer.cancelled.has(handle) || peer.socket.readyState !== peer.socket.OPEN) break;
+      if (log.isCancelled) break;
       text += piece;
-      peer.delta(handle, ++seq, piece);
+      log.add(piece);
     }
-    peer.flush();
-    const isCancelled = peer.cancelled.has(handle);
+    const { isCancelled } = log;
     const toolCalls = isCancelled ? [] : (answer.toolCalls ?? []);
     for (const [index, call] of toolCalls.entries()) {
-      peer.send([Op.ToolBegin, lane, handle, ++seq, index, call.id, call.name]);
-      for (const piece of words(call.arguments)) peer.send([Op.ToolDelta, lane, handle, ++seq, index, piece]);
-      peer.send([Op.ToolEnd, lane, handle, ++seq, index]);
+      log.add(null, (lane, handle, seq) => [Op.ToolBegin, lane, handle, seq, index, call.id, call.name]);
+      for (const piece of words(call.arguments)) {
+        log.add(null, (lane, handle, seq) => [Op.ToolDelta, lane, handle, seq, index, piece]);
+      }
+      log.add(null, (lane, handle, seq) => [Op.ToolEnd, lane, handle, seq, index]);
     }
     const failure = isCancelled ? undefined : answer.error;
     const saidNothing = text === '' && toolCalls.length === 0;
@@ -320,13 +349,12 @@ export class FakeServer {
       if (toolCalls.length > 0) said.toolCalls = toolCalls;
       session.turns.push([...options.messages, said]);
     }
-    if (peer.socket.readyState !== peer.socket.OPEN) return;
-    const usage = { promptTokens: 8, cachedTokens: 0, completionTokens: seq, droppedMessages: 0 };
+    const usage = { promptTokens: 8, cachedTokens: 0, completionTokens: log.head, droppedMessages: 0 };
     const timings = { queuedMs: 0, prefillMs: 1, ttftMs: 2, totalMs: performance.now() - startedAtMs };
     const ended = toolCalls.length > 0 ? 'tool_calls' : 'stop';
     const reason = failure !== undefined ? 'error' : isCancelled ? 'cancelled' : (answer.reason ?? ended);
     const wire = failure === undefined ? null : { ...failure, retryable: true };
-    if (isCancelled) peer.send([Op.Cancelled, lane, handle, seq + 1]);
-    peer.send([Op.Done, lane, handle, ++seq, reason, usage, timings, wire]);
+    log.isEnded = true;
+    log.add(null, (lane, handle, seq) => [Op.Done, lane, handle, seq, reason, usage, timings, wire]);
   }
 }

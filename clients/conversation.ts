@@ -1,0 +1,93 @@
+// The local copy of a conversation: what a session is made from again when the server has forgotten it. Follows the
+// server's rules for what an answer leaves in history. Owned by session.ts; null messages: only the server knows them.
+import type { ChatMessage, SessionOptions } from '../protocol/messages.ts';
+import type { ResponseStream } from './response.ts';
+import type { Finished } from './response-events.ts';
+
+/** A turn of this program at the end of the copy. */
+interface OwnTurn {
+  response: ResponseStream;
+  numMessages: number;
+}
+
+export class Conversation {
+  #messages: ChatMessage[] | null;
+  #numTurns = 0;
+  #tail: OwnTurn[] = [];
+  /** Replaced before they were noted. */
+  readonly #forgotten = new WeakSet<ResponseStream>();
+
+  constructor(messages: ChatMessage[] | null) {
+    this.#messages = messages;
+  }
+
+  get messages(): readonly ChatMessage[] {
+    return this.#messages ?? [];
+  }
+
+  get numTurns(): number {
+    return this.#numTurns;
+  }
+
+  set numTurns(numTurns: number) {
+    this.#numTurns = numTurns;
+  }
+
+  /** What the server keeps. */
+  replace(messages: readonly ChatMessage[]): void {
+    this.#messages = messages.slice();
+    this.#tail = [];
+  }
+
+  /** An answer has ended: its turn, as the server keeps it. */
+  remember(question: readonly ChatMessage[], finished: Finished, response: ResponseStream): void {
+    if (response.id === null || finished.cancelledBy === 'supersede' || this.#forgotten.has(response)) return;
+    const content = finished.text.slice(0, response.heardUpTo ?? finished.text.length);
+    const saidNothing = content === '' && finished.toolCalls.length === 0;
+    if (finished.reason === 'cancelled' && saidNothing) return;
+    const answer: ChatMessage = { role: 'assistant', content };
+    if (finished.toolCalls.length > 0) answer.toolCalls = finished.toolCalls;
+    this.#numTurns++;
+    this.#messages?.push(...question, answer);
+    this.#tail.push({ response, numMessages: question.length + 1 });
+  }
+
+  /** An answer was replaced: its turn leaves no trace. Returns false for a turn that is not known to be the last. */
+  forget(response: ResponseStream): boolean {
+    this.#forgotten.add(response);
+    const last = this.#tail.at(-1);
+    if (last?.response !== response) return this.#tail.every((turn) => turn.response !== response);
+    this.#tail.pop();
+    this.#numTurns--;
+    this.#messages?.splice(this.#messages.length - last.numMessages);
+    return true;
+  }
+
+  /** The user heard the answer only up to there, said after its end. */
+  cut(response: ResponseStream, heardUpTo: number): void {
+    if (this.#tail.at(-1)?.response !== response) return;
+    const answer = this.#messages?.at(-1);
+    if (answer === undefined) return;
+    const cut = { ...answer, content: answer.content.slice(0, heardUpTo) };
+    if (cut.content === '' && (cut.toolCalls ?? []).length === 0) this.forget(response);
+    else this.#messages?.splice(-1, 1, cut);
+  }
+
+  /** Without its last turns; a turn ends with its answer, and begins after the answer before it. */
+  withoutLast(numDropped: number): ChatMessage[] {
+    const messages = this.#messages ?? [];
+    if (numDropped <= 0) return messages.slice();
+    const ends = messages.flatMap(({ role }, index) => (role === 'assistant' ? [index + 1] : []));
+    const end = ends.at(-1 - numDropped) ?? messages.findIndex(({ role }) => role !== 'system');
+    return messages.slice(0, Math.max(0, end));
+  }
+
+  /** What a new session is made from. The copy may begin with the system message, which is an option of its own. */
+  asOptions(system: string | undefined): SessionOptions {
+    const messages = this.#messages ?? [];
+    if (messages.length === 0) return {};
+    const first = messages[0];
+    if (first?.role !== 'system') return { messages: messages.slice() };
+    return { system: system ?? first.content, messages: messages.slice(1) };
+  }
+}
