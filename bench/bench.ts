@@ -31,6 +31,11 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'what do running streams feel of a long prompt, and how fast does a cancel act?',
     load: () => import('./stall.ts'),
   },
+  peers: {
+    question:
+      'how fast are we beside node-llama-cpp, transformers.js and any other server, through one load generator?',
+    load: () => import('./peers.ts'),
+  },
   delay: {
     question: 'how long does a sampled token wait until it is written to its socket, per latency class?',
     load: () => import('./delay.ts'),

@@ -3,9 +3,9 @@
 
 export class UsageError extends Error {}
 
-/** kind `list` is comma-separated whole numbers; `switch` stands alone. */
+/** kind `list` is comma-separated whole numbers; `texts` may be given several times; `switch` stands alone. */
 export interface FlagSpec {
-  kind: 'integer' | 'list' | 'text' | 'switch';
+  kind: 'integer' | 'list' | 'text' | 'texts' | 'switch';
   fallback: string;
   meaning: string;
 }
@@ -19,6 +19,8 @@ export const commonFlags: FlagSpecs = {
   help: { kind: 'switch', fallback: '', meaning: 'this text' },
 };
 
+/** Cannot be part of an argument. */
+const SEPARATOR = '\0';
 const WHOLE = /^(0|[1-9][0-9]{0,9})$/;
 
 export class Flags {
@@ -40,6 +42,12 @@ export class Flags {
 
   list(name: string): number[] {
     return this.text(name).split(',').map(Number);
+  }
+
+  /** Every value that was given, in order. */
+  texts(name: string): string[] {
+    const all = this.text(name);
+    return all === '' ? [] : all.split(SEPARATOR);
   }
 
   isOn(name: string): boolean {
@@ -73,7 +81,8 @@ export function parseFlags(args: readonly string[], specs: FlagSpecs): Flags {
     if (spec.kind === 'list' && !value.split(',').every((each) => WHOLE.test(each))) {
       throw new UsageError(`--${name} is "${value}", no list of whole numbers like 1,4,16`);
     }
-    values.set(name, value);
+    const before = spec.kind === 'texts' ? values.get(name)! : '';
+    values.set(name, before === '' ? value : `${before}${SEPARATOR}${value}`);
   }
   return new Flags(values);
 }

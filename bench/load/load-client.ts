@@ -20,6 +20,8 @@ export interface LoadJob {
   prompts: string[];
   maxTokens: number;
   class: LatencyClass;
+  /** For servers that want it named; SSE only. */
+  model?: string;
 }
 
 export interface LoadResult {
@@ -124,6 +126,7 @@ function nativeAsk(job: LoadJob, links: NativeLink[]): Ask {
 function sseAsk(job: LoadJob, agent: http.Agent): Ask {
   return (_stream, prompt, record, done) => {
     const body = {
+      ...(job.model === undefined ? {} : { model: job.model }),
       messages: [{ role: 'user', content: prompt }],
       temperature: 0,
       max_tokens: job.maxTokens,

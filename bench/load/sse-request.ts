@@ -13,8 +13,8 @@ interface Chunk {
   usage?: { prompt_tokens: number; completion_tokens: number } | null;
 }
 
-/** Exactly one of onDone and onError follows. */
-export function sseRequest(url: string, agent: http.Agent, body: object, observer: SseObserver): void {
+/** Exactly one of onDone and onError follows. Returns what cuts the request off; then nothing follows. */
+export function sseRequest(url: string, agent: http.Agent, body: object, observer: SseObserver): () => void {
   const payload = JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } });
   const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(payload) };
   let isOver = false;
@@ -30,9 +30,11 @@ export function sseRequest(url: string, agent: http.Agent, body: object, observe
     answer.on('data', (data: string) => {
       const now = performance.now();
       rest += data;
-      if (answer.statusCode !== 200) return;
+      if (answer.statusCode !== 200 || isOver) return;
       for (let end; (end = rest.indexOf('\n\n')) >= 0; rest = rest.slice(end + 2)) {
         const event = rest.slice('data: '.length, end);
+        // Comments keep connections alive.
+        if (!rest.startsWith('data: ')) continue;
         if (event === '[DONE]') {
           isOver = true;
           observer.onDone(now, usage?.prompt_tokens ?? 0, usage?.completion_tokens ?? 0);
@@ -48,4 +50,8 @@ export function sseRequest(url: string, agent: http.Agent, body: object, observe
   });
   request.on('error', (error) => fail(error.message));
   request.end(payload);
+  return () => {
+    isOver = true;
+    request.destroy();
+  };
 }

@@ -6,6 +6,7 @@ const specs: FlagSpecs = {
   rounds: { kind: 'integer', fallback: '3', meaning: 'rounds' },
   streams: { kind: 'list', fallback: '1,4', meaning: 'streams' },
   model: { kind: 'text', fallback: 'small', meaning: 'model' },
+  url: { kind: 'texts', fallback: '', meaning: 'servers' },
   table: { kind: 'switch', fallback: '', meaning: 'table' },
 };
 
@@ -24,6 +25,12 @@ describe('parseFlags', () => {
     expect(flags.list('streams')).toEqual([16, 32]);
     expect(flags.text('model')).toBe('a=b');
     expect(flags.isOn('table')).toBe(true);
+  });
+
+  it('collects a flag that may be given several times', () => {
+    expect(parseFlags(['--url', 'a=1', '--url=b=2,3'], specs).texts('url')).toEqual(['a=1', 'b=2,3']);
+    expect(parseFlags([], specs).texts('url')).toEqual([]);
+    expect(() => parseFlags(['--url'], specs)).toThrow('--url needs a value');
   });
 
   it.each([
@@ -46,7 +53,7 @@ describe('parseFlags', () => {
   });
 
   it('lists every flag with its meaning and fallback', () => {
-    expect(flagHelp(specs)).toHaveLength(4);
+    expect(flagHelp(specs)).toHaveLength(5);
     expect(flagHelp(specs)[0]).toMatch(/--rounds +rounds \(3\)/);
   });
 });
