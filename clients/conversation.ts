@@ -16,6 +16,8 @@ export class Conversation {
   #tail: OwnTurn[] = [];
   /** Replaced before they were noted. */
   readonly #forgotten = new WeakSet<ResponseStream>();
+  /** Still running here when the messages were taken from the server. */
+  readonly #mayBeHere = new WeakSet<ResponseStream>();
 
   constructor(messages: ChatMessage[] | null) {
     this.#messages = messages;
@@ -33,10 +35,11 @@ export class Conversation {
     this.#numTurns = numTurns;
   }
 
-  /** What the server keeps. */
-  replace(messages: readonly ChatMessage[]): void {
+  /** What the server keeps; turns of the answers still running here may be among it. */
+  replace(messages: readonly ChatMessage[], running: Iterable<ResponseStream> = []): void {
     this.#messages = messages.slice();
     this.#tail = [];
+    for (const response of running) this.#mayBeHere.add(response);
   }
 
   /** An answer has ended: its turn, as the server keeps it. */
@@ -48,8 +51,15 @@ export class Conversation {
     const answer: ChatMessage = { role: 'assistant', content };
     if (finished.toolCalls.length > 0) answer.toolCalls = finished.toolCalls;
     this.#numTurns++;
+    if (this.#mayBeHere.has(response) && this.#has([...question, answer])) return;
     this.#messages?.push(...question, answer);
     this.#tail.push({ response, numMessages: question.length + 1 });
+  }
+
+  #has(turn: readonly ChatMessage[]): boolean {
+    const all = (this.#messages ?? []).map((message) => JSON.stringify(message));
+    const wanted = turn.map((message) => JSON.stringify(message));
+    return all.some((_, index) => wanted.every((message, offset) => all[index + offset] === message));
   }
 
   /** An answer was replaced: its turn leaves no trace. Returns false for a turn that is not known to be the last. */

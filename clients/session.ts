@@ -65,6 +65,8 @@ export class Session {
   #order: Promise<unknown> = Promise.resolve();
   #isClosed = false;
   #mustRefresh: boolean;
+  /** Answers asked for that have not ended here. */
+  readonly #running = new Set<ResponseStream>();
   #wasLoading = false;
   #loadingTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -144,9 +146,14 @@ export class Session {
       },
     );
     listen(response, options);
+    this.#running.add(response);
     response.finished.then(
-      (finished) => this.#conversation.remember(messages, finished, response),
+      (finished) => {
+        this.#running.delete(response);
+        this.#conversation.remember(messages, finished, response);
+      },
       (error: unknown) => {
+        this.#running.delete(response);
         // Whether the server kept a part of it is unknown: ask when the session opens again.
         if (error instanceof ConnectionLostError) this.#mustRefresh = true;
       },
@@ -158,7 +165,7 @@ export class Session {
   async history(options: WaitOptions = {}): Promise<ChatMessage[]> {
     const answer = await this.#ask((lane, requestId, session) => [Op.History, lane, requestId, session], options);
     if (answer[0] !== Op.SessionHistory) throw wrongAnswer(answer);
-    this.#conversation.replace(answer[4]);
+    this.#conversation.replace(answer[4], this.#running);
     return answer[4];
   }
 
@@ -245,10 +252,10 @@ export class Session {
     this.#opening.reject(error);
   }
 
-  #know(info: SessionInfo): void {
+  #know(info: SessionInfo, takesTurns = true): void {
     this.#info = info;
     this.#id = info.session;
-    this.#conversation.numTurns = info.numTurns;
+    if (takesTurns) this.#conversation.numTurns = info.numTurns;
   }
 
   #waitForModel(error: ServiceError): void {
@@ -278,13 +285,16 @@ export class Session {
       answer = await this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, make()]);
     }
     if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
-    this.#know(answer[3]);
-    if (origin === 'kept' && this.#mustRefresh && this.#recreate) {
+    // Answers under way may have ended there and not here yet: then the count here is the one to go on from.
+    const isFirst = this.#info === null || origin !== 'kept';
+    const takesAll = isFirst || (this.#mustRefresh && this.#running.size === 0);
+    this.#know(answer[3], takesAll);
+    if (origin === 'kept' && takesAll && this.#mustRefresh && this.#recreate) {
       const { session } = answer[3];
       const history = await this.#link.request((lane, requestId) => [Op.History, lane, requestId, session]);
-      if (history[0] === Op.SessionHistory) this.#conversation.replace(history[4]);
+      if (history[0] === Op.SessionHistory) this.#conversation.replace(history[4], this.#running);
     }
-    this.#mustRefresh = false;
+    if (takesAll) this.#mustRefresh = false;
     if (this.#wasLoading) {
       this.#wasLoading = false;
       // May drop the connection: the session then opens again on the next one, before anything is sent.
