@@ -46,7 +46,7 @@ export interface BareFill {
 
 // Same priority as the server's engine threads (src/engine/pool.ts): on a shared machine a ratio would lie otherwise.
 // On Linux 0 is the calling thread; elsewhere priorities are of processes, and the default does no harm.
-const NICE_INCREMENT = 5;
+const NICE_INCREMENT = 10;
 if (process.platform === 'linux') setPriority(0, Math.min(19, getPriority(0) + NICE_INCREMENT));
 
 const init = workerData as BareInit;

@@ -50,9 +50,9 @@ export interface EngineSet {
   stop(): Promise<void>;
 }
 
-/** nice value of engine threads: an echo on the main thread stays below a millisecond (bench/README.md). */
-const NICE = 5;
-const CPU_NICE = 10;
+/** nice value of engine threads, so that the main thread gets a core soon after a step's message (README, Why). */
+const NICE = 10;
+const CPU_NICE = 15;
 /** JavaScript heap of an engine thread. KV memory and weights are outside of it. */
 const HEAP_MB = 768;
 const LOADING_RETRY_MS = 1000;
