@@ -61,7 +61,7 @@ async function talk(client: Client, options: ChatOptions): Promise<number> {
   let interruptedAtMs = -Infinity;
   const terminal = new Terminal(() => {
     if (running !== null) {
-      running.cancel();
+      void running.cancel();
       return;
     }
     if (!terminal.isInteractive || performance.now() - interruptedAtMs < LEAVE_WITHIN_MS) {
@@ -128,20 +128,20 @@ async function show(response: ResponseStream, terminal: Terminal): Promise<boole
   } catch (error) {
     if (!endsLine) terminal.write('\n');
     terminal.remark(
-      error instanceof ConnectionLostError ? 'the connection was lost: ask again' : (error as Error).message,
+      error instanceof ConnectionLostError ? 'the server no longer has the rest: ask again' : (error as Error).message,
     );
     return false;
   }
 }
 
-function usageLine({ reason, usage, timings }: Finished, firstTextMs: number | null): string {
+function usageLine({ reason, cancelledBy, usage, timings }: Finished, firstTextMs: number | null): string {
   const parts = [`${usage.promptTokens} + ${usage.completionTokens} tokens`];
   const decodeMs = timings.totalMs - timings.ttftMs;
   if (usage.completionTokens > 1 && decodeMs > 0) {
     parts.push(`${(((usage.completionTokens - 1) * 1000) / decodeMs).toFixed(0)} tok/s`);
   }
   if (firstTextMs !== null) parts.push(`TTFT ${firstTextMs.toFixed(0)} ms`);
-  if (reason === 'cancelled') parts.push('stopped');
+  if (reason === 'cancelled') parts.push(cancelledBy === 'caller' ? 'stopped' : 'stopped by the server');
   if (reason === 'length') parts.push('cut at the token limit');
   if (usage.droppedMessages > 0) parts.push(`${usage.droppedMessages} old messages no longer fit`);
   return parts.join(' · ');

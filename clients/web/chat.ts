@@ -31,6 +31,8 @@ export interface TurnStats {
 export type ChatChange = { kind: 'turns' } | { kind: 'turn'; turn: Turn } | { kind: 'about' };
 
 const TITLE_CHARS = 60;
+const LOST = 'The server no longer has the rest of this answer.';
+const WAITING = 'The connection was lost. The answer goes on when it is back.';
 
 export class Chat {
   readonly turns: Turn[] = [];
@@ -101,7 +103,10 @@ export class Chat {
   }
 
   stop(): void {
-    this.running?.response?.cancel();
+    const { running } = this;
+    void running?.response?.cancel();
+    // Without a connection the server hears of it later; until then the answer counts as running.
+    if (running?.response?.state.state === 'waiting') this.#notice(running, 'Stops when the connection is back.');
   }
 
   /** Takes the last turn back and asks the same again. Ignored while an answer runs. */
@@ -251,6 +256,10 @@ export class Chat {
     const options: SendOptions = { ...sampling };
     const response = this.#session.send(turn.question, options);
     turn.response = response;
+    response.onState(({ state }) => {
+      if (state === 'waiting' && !response.isEnded) this.#notice(turn, WAITING);
+      else if (turn.notice === WAITING) this.#notice(turn, null);
+    });
     this.onStore();
     void this.#follow(turn, response);
   }
@@ -262,7 +271,8 @@ export class Chat {
         turn.stats = liveStats(response);
         this.onChange({ kind: 'turn', turn });
       }
-      const { reason, usage, timings } = await response.finished;
+      const { reason, cancelledBy, usage, timings } = await response.finished;
+      turn.notice = null;
       turn.state = reason === 'cancelled' ? 'cancelled' : 'done';
       turn.isKept = reason !== 'cancelled' || turn.answer !== '';
       const decodeMs = timings.totalMs - timings.ttftMs;
@@ -272,7 +282,7 @@ export class Chat {
         numTokens: usage.completionTokens,
         tokensPerSecond: isMeasured ? ((usage.completionTokens - 1) * 1000) / decodeMs : null,
       };
-      if (reason === 'cancelled') turn.notice = 'Stopped.';
+      if (reason === 'cancelled') turn.notice = cancelledBy === 'caller' ? 'Stopped.' : 'Stopped by the server.';
       if (reason === 'length') turn.notice = 'Ended at the token limit.';
       if (usage.droppedMessages > 0) {
         turn.notice =
@@ -290,10 +300,13 @@ export class Chat {
     turn.state = 'failed';
     turn.isKept = false;
     turn.response = null;
-    turn.notice =
-      error instanceof ConnectionLostError
-        ? 'The connection was lost.'
-        : (error as Error).message || 'The answer failed.';
+    const isLost = error instanceof ConnectionLostError;
+    turn.notice = isLost ? LOST : (error as Error).message || 'The answer failed.';
+    this.onChange({ kind: 'turn', turn });
+  }
+
+  #notice(turn: Turn, notice: string | null): void {
+    turn.notice = notice;
     this.onChange({ kind: 'turn', turn });
   }
 }

@@ -3,15 +3,17 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Browser, BrowserContextOptions } from 'playwright-core';
 import { ChatPage } from './support/chat-page.ts';
 import { findChromium, launchChromium } from './support/chromium.ts';
+import { TcpProxy } from '../../clients/demos/tcp-proxy.ts';
 import { RealServer } from './support/real-server.ts';
+import { until } from './support/until.ts';
 
 const executable = findChromium();
 let browser: Browser;
 let server: RealServer;
 const pages: ChatPage[] = [];
 
-async function open(context: BrowserContextOptions = {}): Promise<ChatPage> {
-  const chat = await ChatPage.open(browser, server.url, context);
+async function open(context: BrowserContextOptions = {}, url = server.url): Promise<ChatPage> {
+  const chat = await ChatPage.open(browser, url, context);
   pages.push(chat);
   return chat;
 }
@@ -105,6 +107,33 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
     expect(await chat.pane(0).locator('.question').allTextContents()).toEqual(['a long story']);
   });
 
+  it('goes on with an answer when the network is killed in the middle, and shows the same text as the server has', async () => {
+    const proxy = await TcpProxy.start(server.port);
+    try {
+      const chat = await open({}, `http://127.0.0.1:${proxy.port}`);
+      await chat.ask(0, 'a long story to be cut');
+      await chat.hasBegun(0);
+      for (let count = 0; count < 2; count++) {
+        const before = await chat.answerText(0);
+        const numSockets = chat.sockets.length;
+        proxy.cut(600);
+        await chat.pane(0).locator('.turn-notice').filter({ hasText: 'goes on when it is back' }).waitFor();
+        await until(() => chat.sockets.length > numSockets && proxy.numLines > 0, 20_000);
+        if (count === 0) await chat.isLongerThan(0, before.length);
+      }
+      await chat.isIn(0, 'done');
+      const shown = await chat.answerText(0);
+      // The page reloads from the server's history.
+      await chat.page.reload();
+      await chat.connected();
+      await chat.pane(0).locator('.turn').waitFor();
+      expect(await chat.answerText(0)).toBe(shown);
+      expect(await chat.pane(0).locator('.turn').count()).toBe(1);
+    } finally {
+      await proxy.stop();
+    }
+  });
+
   it('shows a banner when the server is killed, and recovers by itself with the chat intact', async () => {
     const chat = await open({ viewport: { width: 1000, height: 700 } });
     await chat.ask(0, 'before');
@@ -112,12 +141,15 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
     await chat.ask(0, 'during');
     await chat.hasBegun(0);
     await server.kill();
-    await chat.isIn(0, 'failed');
+    await chat.pane(0).locator('.turn-notice').filter({ hasText: 'goes on when it is back' }).waitFor();
+    await chat.isIn(0, 'running');
     const banner = chat.page.locator('.banner');
     await banner.filter({ hasText: 'Connection lost' }).waitFor();
     // Which of the two comes last depends on whether the model was loaded before the page was back.
     const isBack = banner.filter({ hasText: /Connected again|The model is ready/ }).waitFor();
     await Promise.all([server.restart(), isBack]);
+    await chat.isIn(0, 'failed');
+    await chat.pane(0).locator('.turn-notice').filter({ hasText: 'no longer has the rest' }).waitFor();
     await chat.pane(0).getByRole('button', { name: 'Try again' }).click();
     await chat.isIn(0, 'done');
     await banner.waitFor({ state: 'hidden' });

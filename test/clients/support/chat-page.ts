@@ -66,6 +66,18 @@ export class ChatPage {
     await this.pane(index).locator('.turn:last-child [data-role="answer"]').filter({ hasText: /\S/ }).waitFor();
   }
 
+  /** The answer has grown beyond that, or is complete. */
+  async isLongerThan(index: number, numChars: number): Promise<void> {
+    await this.page.waitForFunction(
+      ([pane, chars]) => {
+        const turn = document.querySelectorAll('.pane')[pane]?.querySelector('.turn:last-child');
+        const text = turn?.querySelector('[data-role="answer"]')?.textContent ?? '';
+        return text.length > chars || turn?.getAttribute('data-state') === 'done';
+      },
+      [index, numChars] as const,
+    );
+  }
+
   hasHorizontalScroll(): Promise<boolean> {
     return this.page.evaluate(() => {
       const { scrollWidth, clientWidth } = document.documentElement;
