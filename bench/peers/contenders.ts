@@ -1,6 +1,7 @@
 // Who is measured: our server and every peer that could be installed and started, each behind the same HTTP interface.
 // A peer that fails is named with its reason and left out; the bench goes on with the others.
 import fs from 'node:fs';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { findModelDirectory, modelId } from '../../workers/model/model-directory.ts';
 import { UsageError } from '../flags.ts';
@@ -37,21 +38,27 @@ export interface LineUp {
 
 type Starter = (lineUp: LineUp) => Promise<PeerProcess>;
 
-/** The installable peers by name. */
+/** On `threads` threads, with the weights exported anew: the model may have changed since the last time. */
+function llamaOn(threads: number): Starter {
+  return async ({ model, dir, weights, streams, say }) => {
+    const entry = await installPeer(path.join(dir, 'node-llama-cpp'), nodeLlamaCpp);
+    const directory = findModelDirectory(model);
+    const gguf = path.join(dir, `${modelId(directory)}-${weights}.gguf`);
+    exportGguf(model, gguf, weights);
+    say(`weights as GGUF: ${gguf}`);
+    // One more than streams: the stall test's newcomer must not wait for a seat.
+    const config = path.join(directory, 'tokenizer_config.json');
+    return PeerProcess.start('node-llama-cpp.ts', [entry, gguf, config, String(streams + 1), String(threads)]);
+  };
+}
+
+/**
+ * The installable peers by name. llama.cpp's threads wait for each other by spinning: with all cores it is fastest on a
+ * quiet machine and collapses on a busy one, so the same peer also runs with one thread.
+ */
 const starters: Readonly<Record<string, { isConcurrent: boolean; start: Starter }>> = {
-  'node-llama-cpp': {
-    isConcurrent: true,
-    async start({ model, dir, weights, streams, say }) {
-      const entry = await installPeer(path.join(dir, 'node-llama-cpp'), nodeLlamaCpp);
-      const directory = findModelDirectory(model);
-      const gguf = path.join(dir, `${modelId(directory)}-${weights}.gguf`);
-      exportGguf(model, gguf, weights);
-      say(`weights as GGUF: ${gguf}`);
-      // One more than streams: the stall test's newcomer must not wait for a seat.
-      const config = path.join(directory, 'tokenizer_config.json');
-      return PeerProcess.start('node-llama-cpp.ts', [entry, gguf, config, String(streams + 1)]);
-    },
-  },
+  'node-llama-cpp': { isConcurrent: true, start: llamaOn(availableParallelism()) },
+  'node-llama-cpp-1-thread': { isConcurrent: true, start: llamaOn(1) },
   'transformers.js': {
     isConcurrent: false,
     async start({ model, dir }) {

@@ -1,7 +1,7 @@
 // Process of the peer node-llama-cpp: one context with a sequence per stream, batched by the library itself. Forked by
-// peer-process.ts with the file that re-exports the installed library, the GGUF file and the number of sequences.
+// peer-process.ts with the file that re-exports the installed library, the GGUF file, the tokenizer's configuration, the
+// number of sequences and of threads.
 import { readFileSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { pathToFileURL } from 'node:url';
 import { IncrementalText } from './incremental-text.ts';
 import { runPeer, type ChatRequest, type PeerAnswer, type PeerModel } from './sse-front.ts';
@@ -27,14 +27,20 @@ interface Library {
 const CONTEXT_TOKENS = 2048;
 
 async function load(): Promise<PeerModel> {
-  const [entry, gguf, tokenizerConfig, sequences] = process.argv.slice(2) as [string, string, string, string];
+  const [entry, gguf, tokenizerConfig, sequences, threads] = process.argv.slice(2) as [
+    string,
+    string,
+    string,
+    string,
+    string,
+  ];
   const library = (await import(pathToFileURL(entry).href)) as Library;
   const llama = await library.getLlama({ gpu: false, build: 'never', logLevel: 'error' });
   const model = await llama.loadModel({ modelPath: gguf });
   const context = await model.createContext({
     sequences: Number(sequences),
     contextSize: CONTEXT_TOKENS,
-    threads: availableParallelism(),
+    threads: Number(threads),
     flashAttention: true,
   });
   const { chat_template: source } = JSON.parse(readFileSync(tokenizerConfig, 'utf8')) as { chat_template: string };

@@ -35,13 +35,25 @@ export class Rounds {
     for (const [what, { unit, values }] of this.#figures) {
       for (const [server, rounds] of values) report.add(what, median([...rounds.values()]), unit, { server });
     }
-    for (const [what, { values }] of this.#figures) {
-      const ours = values.get(this.#ours);
-      for (const [peer, rounds] of values) {
-        if (peer === this.#ours || ours === undefined) continue;
+    for (const [what, figure] of this.#figures) {
+      const ours = figure.values.get(this.#ours);
+      if (ours === undefined) continue;
+      const peers = new Map([...figure.values].filter(([name]) => name !== this.#ours));
+      if (peers.size > 1) peers.set('the best', bestOf([...peers.values()], figure.unit));
+      for (const [peer, rounds] of peers) {
         const ratios = [...rounds].flatMap(([round, value]) => (ours.has(round) ? ours.get(round)! / value : []));
         report.add(`ours / peer: ${what}`, median(ratios), 'times', { peer, rounds: ratios.length });
       }
     }
   }
+}
+
+/** Best value of each round: the shortest time, or the highest rate. */
+function bestOf(peers: readonly Map<number, number>[], unit: string): Map<number, number> {
+  const best = new Map<number, number>();
+  const pick = unit === 'ms' ? Math.min : Math.max;
+  for (const rounds of peers) {
+    for (const [round, value] of rounds) best.set(round, pick(best.get(round) ?? value, value));
+  }
+  return best;
 }

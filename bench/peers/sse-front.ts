@@ -67,7 +67,8 @@ async function handle(model: PeerModel, request: http.IncomingMessage, response:
   const gone = new AbortController();
   response.on('close', () => gone.abort());
   response.socket?.setNoDelay(true);
-  response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' });
+  // Set, not sent: what fails before its first text can still be answered with a status.
+  response.setHeader('content-type', 'text/event-stream');
   const send = (choices: object[], more: object = {}): void => {
     if (!gone.signal.aborted) {
       const chunk = { id: 'chatcmpl-peer', object: 'chat.completion.chunk', model: model.name, choices, ...more };
