@@ -144,7 +144,7 @@ export class TokenwireClient {
   create(options, { requestId = randomId() } = {}) {
     const answer = new Answer(this, requestId, options);
     this.#answers.add(answer);
-    if (this.info) this.#begin(answer);
+    if (this.info && this.#retryMs === null) this.#begin(answer); // after Goaway it waits for the next connection
     else this.connect().catch(() => {}); // fails the answer as well
     return answer;
   }
@@ -216,7 +216,8 @@ export class TokenwireClient {
     const socket = (this.#socket = new WebSocket(this.url, 'tokenwire.v1'));
     socket.binaryType = 'arraybuffer';
     socket.onopen = () => this.#send(Hello, 1, { token: this.token, client: 'browser-example/1', instance: this.#instance });
-    socket.onclose = (event) => socket === this.#socket && this.#onClose(event.code);
+    // Node tells a refused upgrade by an error alone, without a close.
+    socket.onclose = socket.onerror = (event) => socket === this.#socket && this.#onClose(event.code ?? 1006);
     socket.onmessage = (event) => {
       if (socket !== this.#socket) return; // one given up may still speak
       const [op, , ...fields] = decode(new Uint8Array(event.data));
