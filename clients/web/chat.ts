@@ -204,6 +204,8 @@ export class Chat {
   async #restore(stored: StoredChat): Promise<void> {
     if (stored.session === null) return;
     try {
+      const { active } = await this.#session.ready();
+      await Promise.all(active.map((response) => this.#endLeft(response)));
       const history = await this.#session.history();
       if (JSON.stringify(history) !== JSON.stringify(stored.messages)) this.#show(history);
     } catch {
@@ -211,6 +213,11 @@ export class Chat {
     }
     if (stored.unfinished !== null) this.#showUnfinished(stored.unfinished);
     this.onStore();
+  }
+
+  /** An answer that still runs for the page as it was before: nobody reads it, and it keeps the session busy. */
+  async #endLeft(response: string): Promise<void> {
+    await this.#client.watch({ response }).cancel();
   }
 
   /** The answer under way when the page was left: the server kept the part it had delivered, or nothing. */
