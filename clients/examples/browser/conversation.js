@@ -67,7 +67,7 @@ await step('tool call', async () => {
 });
 
 await step('cancel', async () => {
-  // Without tools: the fake model's random text may else happen to be a call, and that ends the answer.
+  // Without tools: the fake model finds the last !!say in the history, and it shall come as text, not as a call.
   const options = { session, messages: user('Go on for ever'), tools: [], sampling: { ignoreEos: true } };
   const answer = client.create(options);
   let cancelled;
