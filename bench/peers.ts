@@ -153,7 +153,9 @@ class Arena {
     const named = model === undefined ? {} : { model };
     const shape = { transport: 'sse', sockets: 1, mode: 'burst', forMs: 0, class: 'chat' } as const;
     // Ending the client rejects its job.
+    let isLate = false;
     const watchdog = setTimeout(() => {
+      isLate = true;
       this.#client = null;
       void client.stop();
     }, LOAD_TIMEOUT_MS);
@@ -161,6 +163,9 @@ class Arena {
       const result = await client.run({ ...shape, ...named, url, streams, prompts, maxTokens });
       if (result.failed > 0) throw new Error(`${result.failed} requests failed: ${result.errors.join('; ')}`);
       return result;
+    } catch (error) {
+      if (isLate) throw new Error(`${streams} streams took more than ${LOAD_TIMEOUT_MS / 1000} s`, { cause: error });
+      throw error;
     } finally {
       clearTimeout(watchdog);
     }

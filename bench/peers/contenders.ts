@@ -53,8 +53,8 @@ function llamaOn(threads: number): Starter {
 }
 
 /**
- * The installable peers by name. llama.cpp's threads wait for each other by spinning: with all cores it is fastest on a
- * quiet machine and collapses on a busy one, so the same peer also runs with one thread.
+ * The installable peers by name. llama.cpp's threads wait for each other by spinning, which collapses beside a busy
+ * neighbour, so the same peer also runs with one thread.
  */
 const starters: Readonly<Record<string, { isConcurrent: boolean; start: Starter }>> = {
   'node-llama-cpp': { isConcurrent: true, start: llamaOn(availableParallelism()) },
