@@ -9,7 +9,7 @@ import { isAlive } from './lock.ts';
 import { ortVersion } from './ort-binding.ts';
 
 /** Raise it whenever the compiler writes something else for the same input. */
-export const COMPILER_VERSION = 2;
+export const COMPILER_VERSION = 3;
 const META = 'meta.json';
 const TEMPORARY = '.tmp-';
 /** Files up to this size are checked by content on every start (a millisecond); larger ones by length. */
@@ -31,6 +31,9 @@ export interface CacheMeta {
   weightsBytes: number;
   /** False when the packed form was refused and the plain graph is stored. */
   isPrepacked: boolean;
+  /** Whether the folder has a graph for prefill, and how far it is from the decode graph (agreement.ts); null: never tried. */
+  hasChunkGraph: boolean;
+  chunkDivergence: number | null;
 }
 
 export function cacheKey(parts: Record<string, unknown>): string {

@@ -5,23 +5,12 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { ModelInfo } from '../../protocol/messages.ts';
 import type { CompiledModel, CompileProgress, ModelShape } from '../messages.ts';
-import {
-  cacheKey,
-  checkDiskSpace,
-  commitEntry,
-  createTemporary,
-  fingerprintFiles,
-  hashFiles,
-  machineParts,
-  readEntry,
-  type CacheMeta,
-} from './cache.ts';
+import { buildEntry, entryFiles, type Job } from './build-entry.ts';
+import { cacheKey, fingerprintFiles, machineParts, readEntry, type CacheMeta } from './cache.ts';
 import { parseFakeModel } from './fake-name.ts';
-import { buildGraph } from './graph-builder.ts';
 import { withLock } from './lock.ts';
 import { eosTokenIds, findModelDirectory, modelId, readJson, templateHasTools } from './model-directory.ts';
-import { prepack } from './prepack.ts';
-import { quantizationPlan, type Quantization, type QuantizationPlan } from './quantize.ts';
+import { quantizationPlan, type Quantization } from './quantize.ts';
 import { llamaSpec } from './specs/llama.ts';
 import { numParameters, type ModelSpec } from './specs/spec.ts';
 import { openOnnxWeights } from './weights/onnx.ts';
@@ -40,9 +29,6 @@ export interface CompileOptions {
   verify?: boolean;
   onProgress?(progress: CompileProgress): void;
 }
-
-const GRAPH = 'model.onnx';
-const DATA = 'model.onnx.data';
 
 /** Readers of config.json by model_type. */
 const families: Record<string, (config: Record<string, unknown>, file: string) => ModelSpec> = { llama: llamaSpec };
@@ -76,15 +62,16 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
     maxPositions,
   };
   const id = modelId(directory);
-  const { folder, meta } = await findOrBuild({ options, id, spec, source, plan, shape });
-  const file = path.join(folder, GRAPH);
+  const begin = config['bos_token_id'];
+  const firstToken = Number.isInteger(begin) ? (begin as number) % spec.vocabSize : 0;
+  const job: Job = { model: options.model, spec, source, plan, shape, firstToken };
+  const { folder, meta } = await findOrBuild(job, id, options);
   const info = describe(id, spec, maxPositions, templateHasTools(directory));
   return {
     kind: 'onnx',
     id: info.id,
     shape,
-    decodePath: file,
-    prefillPath: file,
+    ...entryFiles(folder, meta),
     textDir: directory,
     eosTokenIds: eosTokenIds(directory, config),
     quantization: plan.label,
@@ -93,23 +80,18 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
   };
 }
 
-interface Job {
-  options: CompileOptions;
-  id: string;
-  spec: ModelSpec;
-  source: WeightSource;
-  plan: QuantizationPlan;
-  shape: ModelShape;
-}
-
 function openWeights(directory: string): WeightSource {
   const source = openSafetensors(directory) ?? openOnnxWeights(directory);
   if (source !== null) return source;
   throw new Error(`${directory}: no weights found (model.safetensors, its index, or onnx/model*.onnx)`);
 }
 
-async function findOrBuild(job: Job): Promise<{ folder: string; meta: CacheMeta }> {
-  const { options, source } = job;
+async function findOrBuild(
+  job: Job,
+  id: string,
+  options: CompileOptions,
+): Promise<{ folder: string; meta: CacheMeta }> {
+  const { source } = job;
   const parts = {
     weights: fingerprintFiles(source.files),
     spec: job.spec,
@@ -119,78 +101,18 @@ async function findOrBuild(job: Job): Promise<{ folder: string; meta: CacheMeta 
   };
   const key = cacheKey(parts);
   const root = path.resolve(options.cacheDir, 'models');
-  const folder = path.join(root, `${job.id}-${key}`);
+  const folder = path.join(root, `${id}-${key}`);
   const verify = options.verify === true ? { weightFiles: source.files } : undefined;
   const cached = readEntry(folder, key, verify);
   if (cached !== null) return { folder, meta: cached };
 
   fs.mkdirSync(root, { recursive: true });
-  const waiting = (): void => options.onProgress?.({ phase: 'waiting for another process to compile', done: 0 });
+  const progress = (phase: string, done: number): void => options.onProgress?.({ phase, done });
+  const waiting = (): void => progress('waiting for another process to compile', 0);
   return withLock(`${folder}.lock`, waiting, async () => {
     const made = readEntry(folder, key, verify);
-    return { folder, meta: made ?? (await build(job, root, folder, key, parts)) };
+    return { folder, meta: made ?? (await buildEntry(job, { root, folder, key, parts }, progress)) };
   });
-}
-
-async function build(
-  job: Job,
-  root: string,
-  folder: string,
-  key: string,
-  parts: Record<string, unknown>,
-): Promise<CacheMeta> {
-  const { options, spec, source, plan, shape } = job;
-  checkDiskSpace(root, diskBytes(spec, plan));
-  const temporary = createTemporary(root);
-  const progress = (phase: string, done: number): void => options.onProgress?.({ phase, done });
-  try {
-    const plain = { model: path.join(temporary, 'plain.onnx'), data: path.join(temporary, 'plain.onnx.data') };
-    const final = { model: path.join(temporary, GRAPH), data: path.join(temporary, DATA) };
-    progress('building', 0);
-    const graph = await buildGraph({
-      spec,
-      source,
-      plan,
-      maxPositions: shape.maxPositions,
-      dataPath: plain.data,
-      onProgress: async (done) => {
-        progress('building', 0.8 * done);
-        // Lets timers and messages of this thread through between layers.
-        await new Promise((resolve) => setImmediate(resolve));
-      },
-    });
-    fs.writeFileSync(plain.model, graph);
-    const weightsBytes = fs.statSync(plain.data).size;
-    progress('packing', 0.8);
-    const isPrepacked = prepack(plain, final, shape);
-    if (isPrepacked) for (const file of Object.values(plain)) fs.rmSync(file);
-    else keepPlain(options.model, plain, final);
-    progress('checking', 0.95);
-    const weightsSha256 = hashFiles(source.files);
-    const meta = commitEntry(temporary, folder, { key, parts, weightsSha256, weightsBytes, isPrepacked });
-    progress('ready', 1);
-    return meta;
-  } catch (error) {
-    fs.rmSync(temporary, { recursive: true, force: true });
-    throw error;
-  }
-}
-
-/** The data file keeps its plain name: the graph refers to it. */
-function keepPlain(model: string, plain: { model: string }, final: { model: string }): void {
-  process.emitWarning(
-    `${model}: its packed form computes something else; workers will not share its weights`,
-    'TokenwireWarning',
-  );
-  fs.renameSync(plain.model, final.model);
-}
-
-/** Plain data, the packed file twice (before and after aligning; it holds both forms of every matrix), and a reserve. */
-function diskBytes(spec: ModelSpec, plan: QuantizationPlan): number {
-  const embedding = spec.vocabSize * spec.hiddenSize * (plan.embedding === 'float16' ? 2 : 4);
-  const matrices = numParameters({ ...spec, tiedEmbeddings: true });
-  const bits = plan.matrices === null ? 32 : plan.matrices.bits + 32 / plan.matrices.blockSize;
-  return Math.ceil(3 * embedding + 5 * ((matrices * bits) / 8)) + (32 << 20);
 }
 
 const MINIMIND = 'minimind2-small';

@@ -1,9 +1,10 @@
-// Builds the decoder graph of a ModelSpec: one forward pass over rows of tokens against KV memory that the caller owns.
+// Builds the decoder graphs of a ModelSpec: one forward pass over rows of tokens against KV memory that the caller owns.
 // Called by compile. Inputs and outputs are listed at `GraphNames`; onnx-model is the only other file that knows them.
 // Every choice of operator and attribute here is a measured one: see README before changing any.
 import { float32ToFloat16 } from './floats.ts';
 import { DataType, OnnxWriter } from './onnx-writer.ts';
 import { createPacked, packRows, type BlockFormat, type QuantizationPlan } from './quantize.ts';
+import { RowInt8, type MatrixPart } from './row-int8.ts';
 import { EMBEDDING, FINAL_NORM, HEAD, layerTensor, type LayerTensor, type ModelSpec } from './specs/spec.ts';
 import { toFloats, type WeightSource } from './weights/source.ts';
 
@@ -34,6 +35,8 @@ export interface BuildOptions {
   maxPositions: number;
   /** File for the large tensors, beside the model. */
   dataPath: string;
+  /** steps: good from one row on. chunks: about 1.5x from 16 rows on, a little less exact (row-int8.ts). */
+  form: 'steps' | 'chunks';
   /** Called after each layer with 0..1. */
   onProgress: (done: number) => void | Promise<void>;
 }
@@ -61,9 +64,12 @@ class GraphBuilder {
   #source: WeightSource;
   #plan: QuantizationPlan;
   #maxPositions: number;
+  #rows: RowInt8 | null;
   /** Normed input of the next block, and the residual stream beside it. */
   #x = '';
   #residual = '';
+  /** Name of the shape [B, S, width of qkv], once there is one. */
+  #sequenceShape = '';
 
   constructor(writer: OnnxWriter, options: BuildOptions) {
     this.#w = writer;
@@ -71,6 +77,7 @@ class GraphBuilder {
     this.#source = options.source;
     this.#plan = options.plan;
     this.#maxPositions = options.maxPositions;
+    this.#rows = options.form === 'chunks' ? new RowInt8(writer, options.source) : null;
   }
 
   /** Inputs, rotary tables, embedding and the first norm. */
@@ -94,6 +101,8 @@ class GraphBuilder {
       w.tensor('embedding', DataType.float32, [vocabSize, hiddenSize], table);
       this.#residual = w.node('Gather', ['embedding', GraphNames.ids], 'embedded', { axis: 0 });
     }
+    // Row by row from here on, [B·S, hidden], where matrix products want it so.
+    if (this.#rows !== null) this.#residual = w.node('Reshape', [this.#residual, this.#flat()], 'embedded_rows');
     const gamma = this.#vector(layerTensor(0, 'input_layernorm'));
     this.#x = w.node('SimplifiedLayerNormalization', [this.#residual, gamma], 'l0_attention_norm', {
       axis: -1,
@@ -111,8 +120,7 @@ class GraphBuilder {
   head(): void {
     const w = this.#w;
     const { hiddenSize, vocabSize, tiedEmbeddings } = this.#spec;
-    w.tensor('flat_shape', DataType.int64, [2], BigInt64Array.of(-1n, BigInt(hiddenSize)));
-    w.node('Reshape', [this.#x, 'flat_shape'], 'flat');
+    w.node('Reshape', [this.#x, this.#flat()], 'flat');
     const selected = w.node('Gather', ['flat', GraphNames.logitIndex], 'selected', { axis: 0 });
     // An exported graph holds the head as a matrix of its own even when it is tied, quantised on its own terms.
     const name = this.#source.has(HEAD) || !tiedEmbeddings ? HEAD : EMBEDDING;
@@ -125,17 +133,16 @@ class GraphBuilder {
     const w = this.#w;
     const { numHeads, numKvHeads, headDim, hiddenSize } = this.#spec;
     const kvRows = numKvHeads * headDim;
-    const qkv = this.#matmul(
-      this.#x,
-      `l${l}_qkv`,
-      [
-        // scale 1 in the attention and 1/sqrt(headDim) here: the attention's fast path exists for scale 1 only.
-        { name: layerTensor(l, 'self_attn.q_proj'), rows: numHeads * headDim, factor: 1 / Math.sqrt(headDim) },
-        { name: layerTensor(l, 'self_attn.k_proj'), rows: kvRows },
-        { name: layerTensor(l, 'self_attn.v_proj'), rows: kvRows },
-      ],
-      hiddenSize,
-    );
+    const parts = [
+      // scale 1 in the attention and 1/sqrt(headDim) here: the attention's fast path exists for scale 1 only.
+      { name: layerTensor(l, 'self_attn.q_proj'), rows: numHeads * headDim, factor: 1 / Math.sqrt(headDim) },
+      { name: layerTensor(l, 'self_attn.k_proj'), rows: kvRows },
+      { name: layerTensor(l, 'self_attn.v_proj'), rows: kvRows },
+    ];
+    // In blocks in both forms: what is lost in K and V stays in KV memory for every later token.
+    const format = this.#rows === null ? this.#plan.matrices : this.#plan.chunkQkv;
+    let qkv = this.#matmul(this.#x, `l${l}_qkv`, parts, hiddenSize, format);
+    if (this.#rows !== null) qkv = this.#perSequence(qkv, numHeads * headDim + 2 * kvRows);
     const inputs = [qkv, '', ''];
     const outputs = [`l${l}_attention`];
     for (const kind of ['k', 'v'] as const) {
@@ -151,9 +158,10 @@ class GraphBuilder {
       rotary_interleaved: 0,
       scale: { float: 1 },
     };
-    const attention = w.node('GroupQueryAttention', inputs, outputs, attributes, MS);
+    let attention = w.node('GroupQueryAttention', inputs, outputs, attributes, MS);
+    if (this.#rows !== null) attention = this.#flatAttention(attention);
     const name = layerTensor(l, 'self_attn.o_proj');
-    const out = this.#matmul(attention, `l${l}_o`, [{ name, rows: hiddenSize }], numHeads * headDim);
+    const out = this.#project(attention, `l${l}_o`, [{ name, rows: hiddenSize }], numHeads * headDim);
     this.#addAndNorm(out, `l${l}_mlp_norm`, layerTensor(l, 'post_attention_layernorm'));
   }
 
@@ -161,13 +169,14 @@ class GraphBuilder {
     const w = this.#w;
     const { hiddenSize, intermediateSize, numLayers } = this.#spec;
     const project = (short: string, tensor: LayerTensor): string =>
-      this.#matmul(this.#x, `l${l}_${short}`, [{ name: layerTensor(l, tensor), rows: intermediateSize }], hiddenSize);
+      this.#project(this.#x, `l${l}_${short}`, [{ name: layerTensor(l, tensor), rows: intermediateSize }], hiddenSize);
     const gate = project('gate', 'mlp.gate_proj');
     const up = project('up', 'mlp.up_proj');
     // QuickGelu with alpha 1 is SiLU.
     w.node('QuickGelu', [gate], `l${l}_silu`, { alpha: { float: 1 } }, MS);
     w.node('Mul', [`l${l}_silu`, up], `l${l}_gated`);
     const name = layerTensor(l, 'mlp.down_proj');
+    // In blocks in both forms: one scale per row would be spent on the outliers of this input.
     const down = this.#matmul(
       `l${l}_gated`,
       `l${l}_down`,
@@ -197,11 +206,17 @@ class GraphBuilder {
     this.#residual = sum;
   }
 
+  /** One of the layer's products, in the form this graph wants. */
+  #project(x: string, name: string, parts: MatrixPart[], cols: number): string {
+    if (this.#rows !== null) return this.#rows.multiply(x, name, parts, cols);
+    return this.#matmul(x, name, parts, cols);
+  }
+
   /** x · Wᵀ where W stacks the parts' rows: [.., cols] → [.., sum of rows]. */
   #matmul(
     x: string,
     name: string,
-    parts: { name: string; rows: number; factor?: number }[],
+    parts: MatrixPart[],
     cols: number,
     format: BlockFormat | null = this.#plan.matrices,
   ): string {
@@ -222,13 +237,7 @@ class GraphBuilder {
     return this.#w.node('MatMulNBits', [x, `${name}_q`, `${name}_s`], `${name}_out`, attributes, MS);
   }
 
-  #floatMatmul(
-    x: string,
-    name: string,
-    parts: { name: string; rows: number; factor?: number }[],
-    rows: number,
-    cols: number,
-  ): string {
+  #floatMatmul(x: string, name: string, parts: MatrixPart[], rows: number, cols: number): string {
     const matrix = new Float32Array(rows * cols); // [cols, rows]
     let first = 0;
     for (const part of parts) {
@@ -247,6 +256,30 @@ class GraphBuilder {
   #vector(name: string): string {
     const { hiddenSize } = this.#spec;
     return this.#w.tensor(name, DataType.float32, [hiddenSize], toFloats(this.#source.read(name, [hiddenSize])));
+  }
+
+  /** Shape [-1, hidden]. */
+  #flat(): string {
+    const shape = BigInt64Array.of(-1n, BigInt(this.#spec.hiddenSize));
+    return this.#w.tensor('flat_shape', DataType.int64, [2], shape);
+  }
+
+  /** [B·S, width] → [B, S, width], as the attention wants it. All layers have one width. */
+  #perSequence(x: string, width: number): string {
+    const w = this.#w;
+    if (this.#sequenceShape === '') {
+      w.node('Shape', [GraphNames.ids], 'ids_shape');
+      w.tensor('qkv_width', DataType.int64, [1], BigInt64Array.of(BigInt(width)));
+      this.#sequenceShape = w.node('Concat', ['ids_shape', 'qkv_width'], 'qkv_shape', { axis: 0 });
+    }
+    return w.node('Reshape', [x, this.#sequenceShape], `${x}_per_sequence`);
+  }
+
+  /** [B, S, heads · headDim] → [B·S, heads · headDim]. */
+  #flatAttention(attention: string): string {
+    const width = BigInt(this.#spec.numHeads * this.#spec.headDim);
+    this.#w.tensor('attention_shape', DataType.int64, [2], BigInt64Array.of(-1n, width));
+    return this.#w.node('Reshape', [attention, 'attention_shape'], `${attention}_rows`);
   }
 
   #rotaryTables(): void {

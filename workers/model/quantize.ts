@@ -14,6 +14,8 @@ export interface QuantizationPlan {
   down: BlockFormat | null;
   head: BlockFormat | null;
   embedding: 'float32' | 'float16';
+  /** Format of Q, K and V where prefill has a graph of its own (row-int8.ts); null: the decode graph prefills. */
+  chunkQkv: BlockFormat | null;
   /** For people and for the cache key. */
   label: string;
 }
@@ -27,16 +29,19 @@ export function quantizationPlan(choice: Quantization, parameters: number): Quan
   const isLarge = parameters >= LARGE_PARAMETERS;
   const kind = choice === 'auto' ? (isLarge ? 'q4' : 'q8') : choice;
   const embedding = isLarge ? 'float16' : 'float32';
-  if (kind === 'f32') return { matrices: null, down: null, head: null, embedding: 'float32', label: 'float32' };
+  const rest = { embedding, chunkQkv: null } as const;
+  if (kind === 'f32') {
+    return { ...rest, matrices: null, down: null, head: null, embedding: 'float32', label: 'float32' };
+  }
   const head = blocks(8, 64);
   if (kind === 'q4') {
-    return { matrices: blocks(4, 32), down: blocks(4, 32), head, embedding, label: '4-bit, block 32, 8-bit head' };
+    return { matrices: blocks(4, 32), down: blocks(4, 32), head, ...rest, label: '4-bit, block 32, 8-bit head' };
   }
   // Memory-bound sizes pay for every scale; they also have fewer outliers per weight.
-  if (isLarge) return { matrices: head, down: head, head, embedding, label: '8-bit, block 64' };
+  if (isLarge) return { matrices: head, down: head, head, ...rest, label: '8-bit, block 64' };
   // Measured choice (README, "Why these blocks"): the smallest blocks whose cost disappears in a step.
   const label = '8-bit, block 32, down 16, head 64';
-  return { matrices: blocks(8, 32), down: blocks(8, 16), head, embedding, label };
+  return { matrices: blocks(8, 32), down: blocks(8, 16), head, embedding, chunkQkv: head, label };
 }
 
 function blocks(bits: 4 | 8, blockSize: number): BlockFormat {

@@ -46,6 +46,20 @@ export function argmax(row: ArrayLike<number>): number {
   return best;
 }
 
+/** KL(p ‖ q) in nats of the distributions behind two rows of logits. */
+export function klDivergence(p: ArrayLike<number>, q: ArrayLike<number>): number {
+  const [a, b] = [p, q].map((row) => {
+    const largest = Array.from(row).reduce((x, y) => Math.max(x, y));
+    return largest + Math.log(Array.from(row).reduce((sum, value) => sum + Math.exp(value - largest), 0));
+  });
+  let sum = 0;
+  for (let i = 0; i < p.length; i++) {
+    const logP = p[i]! - a!;
+    sum += Math.exp(logP) * (logP - (q[i]! - b!));
+  }
+  return sum;
+}
+
 /** Greedy answer in `slot`, at most `max` tokens, the end token left out. */
 export function greedy(model: Model, slot: number, prompt: number[], max: number, eos: readonly number[]): number[] {
   let next = argmax(model.prefill(slot, prompt, 0, true)!);

@@ -9,7 +9,17 @@ import { llamaSpec } from '../../../workers/model/specs/llama.ts';
 import { openOnnxWeights } from '../../../workers/model/weights/onnx.ts';
 import { seededRandom } from './checkpoint.ts';
 import type { ThreadJob } from './decode-thread.ts';
-import { argmax, copyPrefix, DEFAULT_MODEL, greedy, open, temporaryFolder, textTools, type Opened } from './kit.ts';
+import {
+  argmax,
+  copyPrefix,
+  DEFAULT_MODEL,
+  greedy,
+  klDivergence,
+  open,
+  temporaryFolder,
+  textTools,
+  type Opened,
+} from './kit.ts';
 import { Reference } from './reference.ts';
 
 const PROMPTS = [
@@ -62,6 +72,10 @@ function randomIds(length: number, seed: number): number[] {
 }
 
 describe('default model', () => {
+  it('prefills with a graph of its own', () => {
+    expect(compiled.prefillPath).not.toBe(compiled.decodePath);
+  });
+
   it('says that Paris is the capital of France', () => {
     const text = textTools(compiled.textDir);
     const ids = text.encodeChat('What is the capital of France?');
@@ -75,22 +89,29 @@ describe('default model', () => {
     const reference = new Reference(llamaSpec(config, configFile), openOnnxWeights(compiled.textDir)!);
     let positions = 0;
     let agreed = 0;
+    let divergence = 0;
     for (const prompt of PROMPTS) {
       const ids = text.encodeChat(prompt);
       reference.reset();
       for (const id of ids.slice(0, -1)) reference.next(id, false);
-      let wanted = argmax(reference.next(ids.at(-1)!));
-      let found = argmax(opened.model.prefill(0, ids, 0, true)!);
+      let expected = reference.next(ids.at(-1)!);
+      let found = opened.model.prefill(0, ids, 0, true)!;
       for (let i = 0; i < MAX_ANSWER; i++) {
+        const wanted = argmax(expected);
         positions++;
-        if (found === wanted) agreed++;
+        divergence += klDivergence(expected, found);
+        if (argmax(found) === wanted) agreed++;
         if (compiled.eosTokenIds.includes(wanted)) break;
-        found = argmax(opened.model.decode(0, 1, [wanted], [ids.length + i]));
-        wanted = argmax(reference.next(wanted));
+        found = opened.model.decode(0, 1, [wanted], [ids.length + i]);
+        expected = reference.next(wanted);
       }
     }
-    const share = ((100 * agreed) / positions).toFixed(2);
-    console.log(`8-bit argmax agreement: ${agreed} of ${positions} positions, ${PROMPTS.length} prompts = ${share} %`);
+    const share = `${((100 * agreed) / positions).toFixed(2)} %`;
+    const kl = (divergence / positions).toFixed(5);
+    console.log(
+      `argmax agreement: ${agreed} of ${positions} positions, ${PROMPTS.length} prompts = ${share}, KL ${kl}`,
+    );
+    expect(divergence / positions).toBeLessThanOrEqual(0.006);
     expect(positions).toBeGreaterThanOrEqual(300);
     expect(agreed / positions).toBeGreaterThanOrEqual(0.98);
     expect(opened.model.hookMisses).toBe(0);
