@@ -4,6 +4,8 @@
 import { App, SSLApp, us_listen_socket_close, us_socket_local_port } from 'uWebSockets.js';
 import type { HttpRequest, HttpResponse, TemplatedApp, us_listen_socket, us_socket } from 'uWebSockets.js';
 import type { us_socket_context_t, WebSocket } from 'uWebSockets.js';
+import { STATUS_CODES } from 'node:http';
+import { STATUS_CODES } from 'node:http';
 import { isIP } from 'node:net';
 import { CloseCode, Limits, SUBPROTOCOL } from '../protocol/constants.ts';
 import { ServiceError } from '../protocol/errors.ts';
@@ -231,7 +233,11 @@ function refuseUpgrade(res: HttpResponse, thrown: unknown, log: Log): void {
   if (!(thrown instanceof ServiceError)) log.error({ err: thrown }, 'an upgrade failed because of a bug');
   const error = toServiceError(thrown);
   res.cork(() => {
-    res.writeStatus(String(error.row.status)).writeHeader('content-type', 'application/json; charset=utf-8');
+    const { status } = error.row;
+    // The reason phrase may be empty but not absent (RFC 9112 §4): strict clients would not read the status.
+    res
+      .writeStatus(`${status} ${STATUS_CODES[status] ?? 'Unknown'}`)
+      .writeHeader('content-type', 'application/json; charset=utf-8');
     for (const [name, value] of errorHeaders(error)) res.writeHeader(name, value);
     res.end(JSON.stringify(errorBody(error)), true);
   });

@@ -12,6 +12,9 @@ let browser: Browser;
 let server: RealServer;
 const pages: ChatPage[] = [];
 
+/** A prompt whose answer has about this many words, at 8 ms a letter: whether a stream still runs is not left to chance. */
+const saying = (numWords: number): string => `!!say ${'again and '.repeat(numWords / 2)}!!`;
+
 async function open(context: BrowserContextOptions = {}, url = server.url): Promise<ChatPage> {
   const chat = await ChatPage.open(browser, url, context);
   pages.push(chat);
@@ -44,7 +47,7 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
   it('streams four chats at once over exactly one socket', async () => {
     const chat = await open();
     await chat.openFour();
-    await chat.page.keyboard.insertText('the same for all of you');
+    await chat.page.keyboard.insertText(saying(100));
     await chat.page.keyboard.press('Control+Enter');
     for (let index = 0; index < 4; index++) await chat.hasBegun(index);
     expect(await chat.page.locator('.pane[data-running="true"]').count()).toBe(4);
@@ -58,7 +61,7 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
   it('stops, answers again and copies', async () => {
     const chat = await open();
     await chat.context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: server.url });
-    await chat.ask(0, 'tell me everything');
+    await chat.ask(0, saying(100));
     await chat.hasBegun(0);
     await chat.pane(0).getByRole('button', { name: 'Stop (Escape)' }).click();
     await chat.isIn(0, 'cancelled');
@@ -95,7 +98,7 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
 
   it('left in the middle of an answer shows it as cut off, and answers again', async () => {
     const chat = await open();
-    await chat.ask(0, 'a long story');
+    await chat.ask(0, saying(100));
     await chat.hasBegun(0);
     await chat.page.reload();
     await chat.connected();
@@ -104,7 +107,7 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
     await chat.isIn(0, 'done');
     await chat.page.reload();
     await chat.connected();
-    expect(await chat.pane(0).locator('.question').allTextContents()).toEqual(['a long story']);
+    expect(await chat.pane(0).locator('.question').allTextContents()).toEqual([saying(100)]);
   });
 
   it('goes on with an answer when the network is killed in the middle, and shows the same text as the server has', async () => {

@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -68,6 +69,19 @@ describe('WS /v1/stream', () => {
     const test = start();
     const welcome = await greet(await mustOpen(test, [SUBPROTOCOL]));
     expect(welcome.slice(0, 3)).toEqual([Op.Welcome, 0, PROTOCOL_VERSION]);
+  });
+
+  it('refuses with a status line that strict clients can read', async () => {
+    const test = start();
+    const { port, hostname } = new URL(test.url);
+    const socket = connect(Number(port), hostname);
+    socket.write(
+      `GET /v1/stream HTTP/1.1\r\nHost: ${hostname}:${port}\r\nOrigin: https://evil.example\r\nUpgrade: websocket\r\n` +
+        'Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n',
+    );
+    const [data] = (await once(socket, 'data')) as [Buffer];
+    socket.destroy();
+    expect(data.toString().split('\r\n')[0]).toBe('HTTP/1.1 403 Forbidden');
   });
 
   it('refuses foreign pages and foreign names before the upgrade', async () => {
