@@ -143,6 +143,7 @@ export class Watches {
     if (feed.isEnded()) named.resolve();
     else this.#watches.add(watch);
     if (supersede === 'lane') this.#dropUnsent(watch);
+    else this.#target(watch);
     return watch;
   }
 

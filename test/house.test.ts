@@ -62,7 +62,8 @@ describe('The house', () => {
 
   it('keeps node: modules out of protocol and of the clients that run in a browser', () => {
     const wrong = imports.filter(
-      ({ file, target }) => /^(protocol|clients\/(?!cli\/|examples\/))/.test(file) && target.startsWith('node:'),
+      ({ file, target }) =>
+        /^(protocol|clients\/(?!cli\/|examples\/|demos\/|build-sdk\.ts))/.test(file) && target.startsWith('node:'),
     );
     expect(wrong.map(({ file, target }) => `${file} → ${target}`)).toEqual([]);
   });
