@@ -5,7 +5,6 @@ import { App, SSLApp, us_listen_socket_close, us_socket_local_port } from 'uWebS
 import type { HttpRequest, HttpResponse, TemplatedApp, us_listen_socket, us_socket } from 'uWebSockets.js';
 import type { us_socket_context_t, WebSocket } from 'uWebSockets.js';
 import { STATUS_CODES } from 'node:http';
-import { STATUS_CODES } from 'node:http';
 import { isIP } from 'node:net';
 import { CloseCode, Limits, SUBPROTOCOL } from '../protocol/constants.ts';
 import { ServiceError } from '../protocol/errors.ts';
