@@ -1,7 +1,7 @@
 // Untrusted value (codec.ts's decode) → typed ClientMessage, or the error to answer with and where to answer.
 // src/socket calls it once per inbound frame. It never throws for bad input, whatever the input.
 import { ServiceError } from './errors.ts';
-import { integer, string } from './fields.ts';
+import { integer, refuse, string } from './fields.ts';
 import { Op } from './messages.ts';
 import type { ClientMessage } from './messages.ts';
 import { parseCreateOptions, parseHelloOptions, parseLaneOptions, parseRequestId } from './options.ts';
@@ -30,7 +30,11 @@ const seq = integer(0, Number.MAX_SAFE_INTEGER);
 const numTurns = integer(0, MAX_ID);
 const version = integer(0, MAX_ID);
 const nonceText = string(0, 128);
-const nonceNumber = integer(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
+
+function nonce(value: unknown): number | string {
+  if (typeof value === 'string') return nonceText(value, 'nonce');
+  return Number.isSafeInteger(value) ? (value as number) : refuse('nonce', 'an integer or a string');
+}
 
 /** Checks a decoded frame against protocol/README.md. Extra entries at the end of a frame are dropped. */
 export function parseClientMessage(value: unknown): ParsedFrame {
@@ -78,7 +82,7 @@ function parseFields(op: number, lane: number, frame: unknown[]): ClientMessage 
     case Op.Ack:
       return [op, lane, handle(a, 'handle'), seq(b, 'seq')];
     case Op.Ping:
-      return [op, lane, typeof a === 'string' ? nonceText(a, 'nonce') : nonceNumber(a, 'nonce')];
+      return [op, lane, nonce(a)];
     case Op.Resume:
       return [op, lane, parseRequestId(a, 'requestId'), parseResumeOptions(b ?? {}, '')];
     default:

@@ -168,11 +168,16 @@ export class Response implements EngineSink {
     };
   }
 
-  /** Times so far, in milliseconds. A phase not reached is 0; ttftMs is 0 without a token. */
+  /**
+   * Times so far, in milliseconds. A phase not reached is 0; ttftMs is 0 without a token, else queuedMs + prefillMs.
+   * The worker timed the token, this thread the prefill, perhaps only when it got round to the worker's messages: the
+   * token's own time bounds what came before it.
+   */
   get timings(): Timings {
     const endMs = this.#state.kind === 'ended' ? this.#state.sinceMs : this.#hooks.now();
-    const prefillAt = this.#prefillAtMs ?? this.#firstTokenAtMs ?? endMs;
-    const prefillEnd = this.#prefillAtMs === null ? prefillAt : (this.#firstTokenAtMs ?? endMs);
+    const phasesEnd = this.#firstTokenAtMs ?? endMs;
+    const prefillAt = Math.min(this.#prefillAtMs ?? phasesEnd, phasesEnd);
+    const prefillEnd = this.#prefillAtMs === null ? prefillAt : phasesEnd;
     return {
       queuedMs: Math.max(0, prefillAt - this.createdAtMs),
       prefillMs: Math.max(0, prefillEnd - prefillAt),

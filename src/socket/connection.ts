@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { decode, readFrameHead } from '../../protocol/codec.ts';
 import { CloseCode, Limits, PROTOCOL_VERSION } from '../../protocol/constants.ts';
 import { errorTable, ServiceError, toWireError } from '../../protocol/errors.ts';
+import type { ErrorCode } from '../../protocol/errors.ts';
 import { Op } from '../../protocol/messages.ts';
 import type { ClientMessage, HelloOptions, LaneOptions, LatencyClass, ModelInfo } from '../../protocol/messages.ts';
 import { parseClientMessage } from '../../protocol/validate.ts';
@@ -16,17 +17,15 @@ import { Outbox } from './outbox.ts';
 import type { OutboxHost } from './outbox.ts';
 import type { Transport } from './transport.ts';
 
-/** What connections share. */
 /** What a client's Resume came to: it goes on, it had everything, it starts over, or the response is not there. */
 export type ResumeResult = 'live' | 'complete' | 'restarted' | 'unknown';
 
+/** What connections share. */
 export interface ConnectionHost extends OutboxHost {
   readonly sessions: Sessions;
   readonly responses: Responses;
   /** name/version, for Welcome. */
   readonly serverName: string;
-  /** Set while draining: what new work is refused with. */
-  readonly refusal: ServiceError | null;
   models(): ModelInfo[];
   /** Throws ServiceError `unauthorized` or `expired_token`. */
   authenticate(token: string | undefined): Caller;
@@ -52,6 +51,8 @@ export class Connection {
   origin: string = this.id;
   /** What the client called itself in hello. */
   client = '';
+  /** What new work is refused with: set by goaway, with the same advice. */
+  refusal: ServiceError | null = null;
   readonly #transport: Transport;
   #state: State;
 
@@ -102,6 +103,12 @@ export class Connection {
     if (this.isClosed) return;
     this.outbox.control([Op.Error, 0, null, toWireError(error)]);
     this.end(closeCode ?? error.row.close ?? CloseCode.internal, error.code);
+  }
+
+  /** The server will close: new work is refused from now on, with the advice that the client is told here. */
+  goaway(code: ErrorCode, retryAfterMs: number): void {
+    this.refusal = new ServiceError(code, 'The server is shutting down; reconnect later.', { retryAfterMs });
+    this.outbox.control([Op.Goaway, 0, code, retryAfterMs]);
   }
 
   /** Closes from our side. Idempotent. */

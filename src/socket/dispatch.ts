@@ -172,6 +172,6 @@ function assertAllowed({ caller }: Connection): void {
 }
 
 /** New work is refused while draining. */
-function assertAccepting({ host }: Connection): void {
-  if (host.refusal !== null) throw host.refusal;
+function assertAccepting({ refusal }: Connection): void {
+  if (refusal !== null) throw refusal;
 }

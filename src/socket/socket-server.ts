@@ -54,7 +54,8 @@ export class SocketServer {
   readonly #orphans = new Map<Response, number>();
   readonly #stopListening: () => void;
   readonly #timer: NodeJS.Timeout;
-  #refusal: ServiceError | null = null;
+  /** Set while draining. */
+  #goaway: { code: ErrorCode; retryAfterMs: number } | null = null;
 
   constructor(options: SocketServerOptions) {
     const { responses, sessions, serverName, models, authenticate } = options;
@@ -62,16 +63,12 @@ export class SocketServer {
     this.#responses = responses;
     this.#now = options.now ?? (() => performance.timeOrigin + performance.now());
     this.#random = options.random ?? Math.random;
-    const refusal = (): ServiceError | null => this.#refusal;
     this.#host = {
       sessions,
       responses,
       serverName,
       models,
       authenticate,
-      get refusal() {
-        return refusal();
-      },
       now: this.#now,
       isBusy: () => this.#responses.active >= busyResponses,
       wants: (outbox) => void this.#wanting.add(outbox),
@@ -79,7 +76,10 @@ export class SocketServer {
       queuePosition: (response) => responses.queuePositions().get(response),
       onDropped: (outbox) =>
         this.#byOutbox.get(outbox)?.end(CloseCode.slowConsumer, 'slow_consumer' satisfies ErrorCode),
-      onHello: (connection) => options.onHello?.(connection),
+      onHello: (connection) => {
+        options.onHello?.(connection);
+        this.#sayGoaway(connection);
+      },
       onResumed: (result) => options.onResumed?.(result),
       onInternalError: (error) => options.onInternalError?.(error),
       onEnded: (connection) => this.#leave(connection, false),
@@ -119,15 +119,13 @@ export class SocketServer {
   }
 
   /**
-   * Announces that connections will close and refuses new work from now on. Each connection is told its own time
-   * between `retryAfterMs` and twice that, so that they do not all come back in the same instant.
+   * Announces that connections will close and refuses new work from now on; who says hello later is told right after
+   * its welcome. Each connection is told its own time between `retryAfterMs` and twice that, so that they do not all
+   * come back in the same instant.
    */
   goaway(code: ErrorCode, retryAfterMs: number): void {
-    this.#refusal = new ServiceError(code, 'The server is shutting down; reconnect later.', { retryAfterMs });
-    for (const connection of this.#connections) {
-      const spreadMs = Math.round(retryAfterMs * (1 + this.#random()));
-      if (connection.isOpen) connection.outbox.control([Op.Goaway, 0, code, spreadMs]);
-    }
+    this.#goaway = { code, retryAfterMs };
+    for (const connection of this.#connections) if (connection.isOpen) this.#sayGoaway(connection);
   }
 
   /** Closes every connection, at the end of a drain. */
@@ -158,6 +156,12 @@ export class SocketServer {
       this.#orphans.delete(response);
       if (response.numSubscribers === 0) response.cancel();
     }
+  }
+
+  #sayGoaway(connection: Connection): void {
+    if (this.#goaway === null) return;
+    const { code, retryAfterMs } = this.#goaway;
+    connection.goaway(code, Math.round(retryAfterMs * (1 + this.#random())));
   }
 
   #flush(): void {

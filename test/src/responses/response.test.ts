@@ -52,6 +52,20 @@ describe('Response', () => {
     house.stop();
   });
 
+  it('never says that the first token came before its wait was over', () => {
+    const house = new House();
+    const response = begin(house);
+    const { sink } = house.engine.active.get(1)!;
+    // The worker began and sampled within 2 ms; this thread was busy and heard of both after 15.
+    const sampledAtMs = house.nowMs + 2;
+    house.nowMs += 15;
+    sink.onPrefill(0);
+    sink.onToken(1, 'a', sampledAtMs);
+    sink.onEnd('stop', null);
+    expect(response.timings).toEqual({ queuedMs: 2, prefillMs: 0, ttftMs: 2, totalMs: 15 });
+    house.stop();
+  });
+
   it('has zero for phases it never reached', () => {
     const house = new House();
     const response = begin(house);

@@ -315,5 +315,20 @@ describe('Goaway', () => {
     client.take();
     house.sockets.goaway('shutting_down', 1000);
     expect(peers.map((peer) => peer.takeOnly(Op.Goaway)[0]![3])).toEqual([1000, 1250, 1999]);
+    // A refusal gives the same advice, not another time before which the server may not be back.
+    const refusals = peers.map((peer) => {
+      peer.push([Op.Create, 0, 'late', { messages: [{ role: 'user', content: 'x' }] }]);
+      return peer.takeOnly(Op.Error)[0]![3].retryAfterMs;
+    });
+    expect(refusals).toEqual([1000, 1250, 1999]);
+  });
+
+  it('also reaches who says hello while the server drains', () => {
+    const late = house.connect();
+    house.sockets.goaway('shutting_down', 1000);
+    late.hello();
+    expect(late.take().map((frame) => frame[0])).toEqual([Op.Welcome, Op.Goaway]);
+    late.push([Op.OpenSession, 0, 's', {}]);
+    expect(late.takeOnly(Op.Error)[0]![3].code).toBe('shutting_down');
   });
 });
