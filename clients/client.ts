@@ -28,7 +28,7 @@ import { Session } from './session.ts';
 import type { ClientSessionOptions } from './session.ts';
 import type { TransportFactory } from './transport.ts';
 import { Watches } from './watches.ts';
-import type { Supersede } from './watches.ts';
+import type { Supersede } from './watch.ts';
 import { openWebSocket } from './websocket.ts';
 
 export interface ConnectOptions {

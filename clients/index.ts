@@ -11,7 +11,7 @@ export type { ResponseListeners, SendOptions } from './send-options.ts';
 export { Session } from './session.ts';
 export type { ClientSessionOptions, SessionOrigin } from './session.ts';
 export type { Transport, TransportEvents, TransportFactory } from './transport.ts';
-export type { Supersede } from './watches.ts';
+export type { Supersede } from './watch.ts';
 export { ServiceError } from '../protocol/errors.ts';
 export type { ErrorCode } from '../protocol/errors.ts';
 export type {

@@ -2,7 +2,7 @@
 import type { ClientMessage, CreateOptions, ServerMessage, ViewOptions } from '../protocol/messages.ts';
 import type { ResponseStream } from './response.ts';
 import type { ClientSessionOptions, Session } from './session.ts';
-import type { Supersede } from './watches.ts';
+import type { Supersede } from './watch.ts';
 
 export interface StartOptions {
   view: ViewOptions;

@@ -3,7 +3,7 @@
 import type { LatencyClass, ToolCall, ToolDefinition, ViewOptions } from '../protocol/messages.ts';
 import type { SamplingParams } from '../protocol/sampling.ts';
 import type { ResponseState } from './response-events.ts';
-import type { Supersede } from './watches.ts';
+import type { Supersede } from './watch.ts';
 
 /** What the caller wants to hear of an answer while it runs. */
 export interface ResponseListeners {

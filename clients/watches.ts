@@ -2,79 +2,18 @@
 // and feeds what arrives to its ResponseStream. client.ts owns one and passes on what the connection does. What must
 // stay true: a create that may have reached the server is repeated with its requestId until it is answered, and a
 // response that was created is resumed until its Done is here; so nothing is lost and nothing runs twice.
-import { errorFromWire, ServiceError } from '../protocol/errors.ts';
+import { errorFromWire } from '../protocol/errors.ts';
+import type { ServiceError } from '../protocol/errors.ts';
 import { Op } from '../protocol/messages.ts';
-import type { ClientMessage, CreateOptions, ServerMessage, ViewOptions } from '../protocol/messages.ts';
+import type { CreateOptions, ServerMessage } from '../protocol/messages.ts';
 import { Acks } from './acks.ts';
 import { ConnectionLostError } from './errors.ts';
-import type { ResponsePosition } from './errors.ts';
 import { randomId } from './random-id.ts';
+import { Replacements } from './replacements.ts';
 import { ResponseStream } from './response.ts';
 import type { ResponseFeed } from './response.ts';
-
-/** What a create replaces: what runs on its lane, an answer of this client, or a response by its id. */
-export type Supersede = 'lane' | ResponseStream | string;
-
-/** What watches need of the client. */
-export interface WatchHost {
-  /** Sends now if connected; otherwise nothing happens. */
-  send(message: ClientMessage): void;
-  /** Connected. Resume, cancel and ack may be sent even when new work may not. */
-  isOpen(): boolean;
-  /** New work may be sent. */
-  isUsable(): boolean;
-  hasLane(lane: number): boolean;
-}
-
-/** Where a response is, as seen from here. */
-type Place =
-  /** Its create has never left. */
-  | { kind: 'unsent' }
-  /** Create or Resume is on its way. */
-  | { kind: 'asked'; requestId: string }
-  | { kind: 'live'; handle: number }
-  /** It lost its connection, or was told to come back later: create or Resume follows. */
-  | { kind: 'cut' }
-  /** Done is here; the handle counts on the connection that it was given on. */
-  | { kind: 'ended'; handle: number | null; connection: number };
-
-interface Heard extends PromiseWithResolvers<void> {
-  offset: number;
-}
-
-/** One response. Others hold it, watches.ts alone looks inside. */
-export interface Watch {
-  /** Whose create it is: a session, or null for a one-off. */
-  readonly owner: object | null;
-  readonly response: ResponseStream;
-  readonly feed: ResponseFeed;
-  readonly view: ViewOptions;
-  lane: number;
-  place: Place;
-  /** The create as it was sent; null before, and for a response found by its position. */
-  create: { requestId: string; options: CreateOptions } | null;
-  supersede: Supersede | undefined;
-  /** What its create replaces, to be taken back when the create is refused. */
-  replaced: Watch[];
-  heard: Heard | null;
-  /** Settles when the server has named it, or never will. */
-  readonly named: PromiseWithResolvers<void>;
-  onCreated: (() => void) | null;
-  readonly onHeard: ((offset: number) => void) | null;
-}
-
-export interface WatchOptions {
-  owner?: object;
-  view?: ViewOptions;
-  signal?: AbortSignal | undefined;
-  supersede?: Supersede | undefined;
-  /** Go on from there instead of creating. */
-  from?: ResponsePosition;
-  /** Called when the server has accepted it. */
-  onCreated?: () => void;
-  /** Called when the server has cut its history at what the user heard. */
-  onHeard?: (offset: number) => void;
-}
+import { lostRest, notSent, unknownResponse } from './watch.ts';
+import type { Watch, WatchHost, WatchOptions } from './watch.ts';
 
 /** When the server does not say when to ask again. */
 const RETRY_MS = 1000;
@@ -88,13 +27,14 @@ export class Watches {
   readonly #live = new Map<number, Watch>();
   /** Ended handles whose cancel with `heard` was sent. */
   readonly #hearing = new Map<number, Watch>();
-  readonly #ofResponse = new WeakMap<ResponseStream, Watch>();
+  readonly #replacements: Replacements;
   /** Counts connections, since handles mean nothing on another one. */
   #connection = 0;
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
 
   constructor(host: WatchHost) {
     this.#host = host;
+    this.#replacements = new Replacements(this.#watches, (watch) => this.fail(watch, notSent()));
     this.#acks = new Acks((lane, handle, seq) => host.send([Op.Ack, this.#laneOr0(lane), handle, seq]));
   }
 
@@ -139,28 +79,22 @@ export class Watches {
       replaced: [],
       heard: null,
     };
-    this.#ofResponse.set(response, watch);
     if (feed.isEnded()) named.resolve();
     else this.#watches.add(watch);
-    if (supersede === 'lane') this.#dropUnsent(watch);
-    else this.#target(watch);
+    this.#replacements.begun(watch);
     return watch;
   }
 
   /** Fulfils when the create may be sent: what it replaces has an id by then, or never will. */
-  async whenSupersedable(watch: Watch): Promise<void> {
-    for (;;) {
-      const target = this.#target(watch);
-      if (target === null || target.place.kind !== 'asked' || target.feed.position() !== null) return;
-      await target.named.promise;
-    }
+  whenSupersedable(watch: Watch): Promise<void> {
+    return this.#replacements.whenNamed(watch);
   }
 
   /** Sends the create now. Does nothing when the response has ended meanwhile. */
   create(watch: Watch, lane: number, options: CreateOptions): void {
     if (watch.feed.isEnded()) return;
     watch.lane = lane;
-    const supersede = this.#supersede(watch);
+    const supersede = this.#replacements.option(watch);
     watch.create = {
       requestId: randomId(),
       options: { ...options, ...watch.view, ...(supersede === undefined ? {} : { supersede }) },
@@ -338,9 +272,9 @@ export class Watches {
       return;
     }
     if (!isRecovered || handle === null) {
-      const error = lost('the server no longer has the rest of this answer', watch);
+      const error = lostRest('the server no longer has the rest of this answer', watch);
       if (watch.heard !== null) this.#heard(watch, error);
-      feed.failed(before?.lastSeq === 0 && watch.create === null ? unknown(response) : error);
+      feed.failed(before?.lastSeq === 0 && watch.create === null ? unknownResponse(response) : error);
       if (handle === null) this.#drop(watch);
     } else if (!feed.isEnded()) {
       feed.created(response, epoch ?? '', session);
@@ -434,48 +368,6 @@ export class Watches {
     if (watch.feed.isEnded() && watch.place.kind !== 'live') this.#watches.delete(watch);
   }
 
-  /** The response that is to be replaced, if it is one of ours; of one never sent, what that was to replace. */
-  #target(watch: Watch): Watch | null {
-    let { supersede } = watch;
-    for (;;) {
-      const target = typeof supersede === 'object' ? this.#ofResponse.get(supersede) : undefined;
-      if (target === undefined) return null;
-      if (target.create !== null || target.feed.position() !== null) return target;
-      supersede = target.supersede;
-      watch.supersede = supersede;
-      target.feed.replaced(true);
-      this.fail(target, notSent());
-    }
-  }
-
-  /** The option as it is sent, with everything marked that it replaces. */
-  #supersede(watch: Watch): number | string | undefined {
-    const target = this.#target(watch);
-    if (watch.supersede === 'lane') {
-      const isOnLane = (other: Watch): boolean =>
-        other !== watch && other.lane === watch.lane && (other.place.kind === 'live' || other.place.kind === 'asked');
-      watch.replaced = [...this.#watches].filter(isOnLane);
-    } else if (target !== null) {
-      watch.replaced = [target];
-    }
-    for (const other of watch.replaced) other.feed.replaced(true);
-    return target === null
-      ? typeof watch.supersede === 'string'
-        ? watch.supersede
-        : undefined
-      : target.feed.position()?.response;
-  }
-
-  /** What waits to be sent on the lane is replaced before the server ever hears of it. */
-  #dropUnsent(watch: Watch): void {
-    for (const other of this.#watches) {
-      if (other === watch || other.owner !== watch.owner || other.place.kind !== 'unsent') continue;
-      if (other.supersede !== undefined && other.supersede !== 'lane') continue;
-      other.feed.replaced(true);
-      this.fail(other, notSent());
-    }
-  }
-
   #take(requestId: string): Watch | undefined {
     const watch = this.#asked.get(requestId);
     this.#asked.delete(requestId);
@@ -492,7 +384,7 @@ export class Watches {
   /** There will be no other connection. */
   #end(watch: Watch, error: Error, isLocal: boolean): void {
     const isLost = error instanceof ConnectionLostError;
-    const reason = isLost ? lost(error.message, watch, isLocal) : error;
+    const reason = isLost ? lostRest(error.message, watch, isLocal) : error;
     if (watch.heard !== null) this.#heard(watch, reason);
     watch.feed.failed(reason);
     this.#drop(watch);
@@ -505,20 +397,4 @@ export class Watches {
 
 function isLater(error: ServiceError): boolean {
   return error.row.retryable;
-}
-
-function notSent(): ConnectionLostError {
-  return new ConnectionLostError('cancelled before it was sent', { isLocal: true });
-}
-
-function unknown(response: string): ServiceError {
-  return new ServiceError('unknown_response', `the server has no response ${response}`);
-}
-
-/** Says what is here of an answer whose rest is not. */
-function lost(reason: string, { feed, response }: Watch, isLocal = false): ConnectionLostError {
-  const position = feed.position();
-  const { text } = response;
-  const here = position === null ? 'nothing of it is here' : `${text.length} characters of it are here`;
-  return new ConnectionLostError(`${reason}: ${here}`, { position, text, isLocal });
 }
