@@ -114,7 +114,7 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
     const proxy = await TcpProxy.start(server.port);
     try {
       const chat = await open({}, `http://127.0.0.1:${proxy.port}`);
-      await chat.ask(0, 'a long story to be cut');
+      await chat.ask(0, saying(200));
       await chat.hasBegun(0);
       for (let count = 0; count < 2; count++) {
         const before = await chat.answerText(0);
@@ -141,7 +141,7 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
     const chat = await open({ viewport: { width: 1000, height: 700 } });
     await chat.ask(0, 'before');
     await chat.isIn(0, 'done');
-    await chat.ask(0, 'during');
+    await chat.ask(0, saying(100));
     await chat.hasBegun(0);
     await server.kill();
     await chat.pane(0).locator('.turn-notice').filter({ hasText: 'goes on when it is back' }).waitFor();
@@ -158,7 +158,7 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
     await banner.waitFor({ state: 'hidden' });
     await chat.page.reload();
     await chat.connected();
-    expect(await chat.pane(0).locator('.question').allTextContents()).toEqual(['before', 'during']);
+    expect(await chat.pane(0).locator('.question').allTextContents()).toEqual(['before', saying(100)]);
   });
 });
 
