@@ -4,7 +4,6 @@
 import { CloseCode, Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ErrorCode } from '../../protocol/errors.ts';
-import { Op } from '../../protocol/messages.ts';
 import type { LatencyClass, ModelInfo } from '../../protocol/messages.ts';
 import type { Caller } from '../auth/caller.ts';
 import type { Responses } from '../responses/registry.ts';

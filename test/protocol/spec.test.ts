@@ -87,6 +87,20 @@ describe('README', () => {
     expect(readme).toContain(`at most ${MAX_PARTS} arrays, maps and map entries together`);
   });
 
+  it('gives rules for frames too large for the vectors, and means what it says', () => {
+    for (const [name, head, filler, count, outcome] of table('Large frame', 'Begins with')) {
+      const numBytes = Number(count);
+      const begin = fromHex(head!.replaceAll(/[` ]/g, ''));
+      const frame = new Uint8Array(begin.length + numBytes).fill(Number.parseInt(filler!.replaceAll('`', ''), 16));
+      frame.set(begin);
+      const isTooLarge = frame.length > Limits.messageBytes;
+      const read = (): unknown => (isTooLarge ? 'too_large' : parseClientMessage(decode(frame)));
+      if (outcome!.includes('invalid_frame')) expect(read, name).toThrow('Undecodable');
+      else if (outcome!.includes('too_large')) expect(read(), name).toBe('too_large');
+      else expect(read(), name).toEqual({ ok: true, message: [Op.Ping, 0, 1] });
+    }
+  });
+
   it('works its example with bytes that stand in the vectors', () => {
     const blocks = [...readme.matchAll(/```\n([0-9a-f ]+)\n```/g)].map((match) => match[1]?.replaceAll(' ', ''));
     const worked = vectors.filter(({ name }) => name.startsWith('worked-')).map(({ hex }) => hex);
@@ -107,6 +121,11 @@ describe('vectors.json', () => {
       expect(toHex(encode(message as ClientMessage))).toBe(hex);
     },
   );
+
+  it('shows Welcome with the limits of this version', () => {
+    const welcome = all.find(({ name }) => name === 'welcome')?.message as [number, number, number, { limits: object }];
+    expect(welcome[3].limits).toEqual(Limits);
+  });
 
   it.each(all.filter((vector) => vector.direction === 'client' && vector.expect === undefined))(
     '$name is accepted',
