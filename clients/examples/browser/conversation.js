@@ -50,7 +50,10 @@ await step('open session', async () => {
   return { ok: typeof session === 'string' && info.numTurns === 0, session };
 });
 
-for (const [name, text] of [['first turn', 'Hello world '], ['second turn', '你好 👩‍🚀, again ']]) {
+for (const [name, text] of [
+  ['first turn', 'Hello world '],
+  ['second turn', '你好 👩‍🚀, again '],
+]) {
   await step(name, async () => {
     const answer = client.create({ session, messages: say(text) });
     const got = (await pieces(answer)).join('');
@@ -100,8 +103,14 @@ await step('resume', async () => {
       client.drop();
     })
   ).join('');
-  const ok = got === numbers && answer.text === numbers && answer.handle === 1 && droppedAt > 0 && droppedAt < answer.seq;
-  return { ok: ok && restarts === 0 && answer.result.reason === 'stop', droppedAt, seq: answer.seq, length: got.length };
+  const ok =
+    got === numbers && answer.text === numbers && answer.handle === 1 && droppedAt > 0 && droppedAt < answer.seq;
+  return {
+    ok: ok && restarts === 0 && answer.result.reason === 'stop',
+    droppedAt,
+    seq: answer.seq,
+    length: got.length,
+  };
 });
 
 await step('create repeated', async () => {
@@ -113,7 +122,11 @@ await step('create repeated', async () => {
 
 await step('refusal', async () => {
   const error = await client.create({ messages: user('x'), sampling: { temperature: 3 } }).created.catch((e) => e);
-  return { ok: error.code === 'invalid_request' && error.param === 'sampling.temperature', code: error.code, param: error.param };
+  return {
+    ok: error.code === 'invalid_request' && error.param === 'sampling.temperature',
+    code: error.code,
+    param: error.param,
+  };
 });
 
 await step('close session', async () => {

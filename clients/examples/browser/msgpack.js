@@ -40,20 +40,24 @@ export function encode(value) {
     } else if (typeof v === 'object') {
       const entries = Object.entries(v).filter(([, item]) => item !== undefined); // absent: the key is left out
       head(entries.length, 0x80, 16, 0, 0xde);
-      for (const [key, item] of entries) (write(key), write(item));
+      for (const [key, item] of entries) {
+        write(key);
+        write(item);
+      }
     } else throw new TypeError(`cannot encode a ${typeof v}`);
   };
   write(value);
   return Uint8Array.from(out);
 }
 
+function refuse(why) {
+  throw new RangeError(`undecodable frame: ${why}`);
+}
+
 export function decode(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let at = 0;
   let nodes = 131072; // arrays, maps and map entries that one frame may have
-  const refuse = (why) => {
-    throw new RangeError(`undecodable frame: ${why}`);
-  };
   const skip = (size) => {
     at += size;
     if (at > bytes.length) refuse('it ends too early');

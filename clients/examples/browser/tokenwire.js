@@ -28,7 +28,8 @@ const lost = () => new TokenwireError({ code: 'connection_lost', message: 'no an
 
 // Random, never counted: a requestId used before in the same session brings the old response back, and a page that
 // was reloaded would count from 1 again. (crypto.randomUUID exists on https pages only.)
-const randomId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => (b + 256).toString(16).slice(1)).join('');
+const randomId = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => (b + 256).toString(16).slice(1)).join('');
 
 function deferred() {
   const d = {};
@@ -215,7 +216,8 @@ export class TokenwireClient {
   #open() {
     const socket = (this.#socket = new WebSocket(this.url, 'tokenwire.v1'));
     socket.binaryType = 'arraybuffer';
-    socket.onopen = () => this.#send(Hello, 1, { token: this.token, client: 'browser-example/1', instance: this.#instance });
+    socket.onopen = () =>
+      this.#send(Hello, 1, { token: this.token, client: 'browser-example/1', instance: this.#instance });
     // Node tells a refused upgrade by an error alone, without a close.
     socket.onclose = socket.onerror = (event) => socket === this.#socket && this.#onClose(event.code ?? 1006);
     socket.onmessage = (event) => {
