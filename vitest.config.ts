@@ -23,6 +23,8 @@ export default defineConfig({
           fileParallelism: false,
           testTimeout: 60_000,
           hookTimeout: 60_000,
+          // Real processes on a shared machine: one second chance, which the report shows. Unit tests have none.
+          retry: process.env.CI ? 1 : 0,
         },
       })),
     ],
