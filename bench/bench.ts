@@ -44,6 +44,14 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'what does an idle connection cost, and how do 1,000 streaming connections fare?',
     load: () => import('./sockets.ts'),
   },
+  storm: {
+    question: 'how soon are 10,000 clients back that all lost their connection, a tenth of them in an answer?',
+    load: () => import('./storm.ts'),
+  },
+  stalled: {
+    question: 'what do 1,000 clients that stop reading cost in memory, and what do others notice?',
+    load: () => import('./stalled.ts'),
+  },
   http: {
     question: 'how many plain HTTP requests per second, and how late are they?',
     load: () => import('./http.ts'),

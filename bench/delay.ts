@@ -1,7 +1,8 @@
 // Bench `delay`: how long a sampled token waits for its write into a socket, per latency class, with 64 streams on one
-// and on eight sockets. Measured by the server (its histogram on /metrics), so that no client clock is involved.
+// and on eight sockets, or with `--lanes 1000` on the fake model (lanes.ts). Measured by the server (its histogram on /metrics), so that no client clock is involved.
 import type { LatencyClass } from '../protocol/messages.ts';
 import type { Bench } from './bench.ts';
+import { measureLanes } from './lanes.ts';
 import { ClientProcess } from './load/client-process.ts';
 import type { LoadJob, LoadResult } from './load/load-client.ts';
 import { Prompts } from './prompts.ts';
@@ -18,9 +19,15 @@ export const bench: Bench = {
     streams: { kind: 'integer', fallback: '64', meaning: 'streams at once' },
     sockets: { kind: 'list', fallback: '1,8', meaning: 'sockets they share' },
     ms: { kind: 'integer', fallback: '5000', meaning: 'time of one case' },
+    lanes: { kind: 'integer', fallback: '0', meaning: 'instead: lanes on the fake model, all classes at once' },
+    step: { kind: 'integer', fallback: '20', meaning: "ms of the fake model's step, with --lanes" },
     cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
   },
   async run(flags, report) {
+    if (flags.integer('lanes') > 0) {
+      await measureLanes(report, flags.integer('lanes'), flags.integer('step'), flags.integer('ms'));
+      return;
+    }
     const model = flags.text('model');
     const streams = flags.integer('streams');
     const prompts = new Prompts(model, flags.integer('seed'));

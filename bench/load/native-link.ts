@@ -8,6 +8,7 @@ import type {
   ClientMessage,
   CreateOptions,
   LatencyClass,
+  ResumeOptions,
   ServerMessage,
   Timings,
   Usage,
@@ -17,7 +18,9 @@ const ACK_EVENTS = 64;
 
 /** What happens to one response; times are those of `performance.now()` at the frame's arrival. */
 export interface NativeObserver {
-  onCreated?(handle: number): void;
+  onCreated?(handle: number, response: string, epoch: string): void;
+  /** Answers `resume`. */
+  onResumed?(recovered: boolean): void;
   /** `events`: how many log events the text covers. */
   onText(atMs: number, events: number, text: string): void;
   onDone(atMs: number, reason: string, usage: Usage, timings: Timings): void;
@@ -37,6 +40,7 @@ export class NativeLink {
   readonly #byRequest = new Map<string, { lane: number; observer: NativeObserver }>();
   readonly #byHandle = new Map<number, Watch>();
   #numRequests = 0;
+  #isStalled = false;
   /** Frames and bytes received. */
   numFrames = 0;
   numBytes = 0;
@@ -74,6 +78,19 @@ export class NativeLink {
     this.#send([Op.Create, lane, requestId, options]);
   }
 
+  /** Goes on with a response of another connection; `onResumed` comes first. */
+  resume(lane: number, options: ResumeOptions, observer: NativeObserver): void {
+    const requestId = `r${++this.#numRequests}`;
+    this.#byRequest.set(requestId, { lane, observer });
+    this.#send([Op.Resume, lane, requestId, options]);
+  }
+
+  /** From now on nothing is acknowledged; `pauses`: nothing is read either. */
+  stall(pauses: boolean): void {
+    this.#isStalled = true;
+    if (pauses) this.#socket.pause();
+  }
+
   cancel(lane: number, handle: number): void {
     this.#send([Op.Cancel, lane, handle]);
   }
@@ -83,6 +100,13 @@ export class NativeLink {
     this.#byHandle.clear();
     this.#byRequest.clear();
     this.#socket.close(1000);
+  }
+
+  /** The network is gone: nothing is said, and observers hear nothing more. */
+  drop(): void {
+    this.#byHandle.clear();
+    this.#byRequest.clear();
+    this.#socket.terminate();
   }
 
   #send(message: ClientMessage): void {
@@ -99,12 +123,21 @@ export class NativeLink {
         for (const [handle, seq, text] of message[2]) this.#onText(handle, seq, text, now);
         return;
       case Op.Created: {
-        const [, lane, requestId, handle] = message;
+        const [, lane, requestId, handle, response, epoch] = message;
         const request = this.#byRequest.get(requestId);
         if (request === undefined) return;
         this.#byRequest.delete(requestId);
         this.#byHandle.set(handle, { lane, observer: request.observer, seq: 0, acked: 0 });
-        request.observer.onCreated?.(handle);
+        request.observer.onCreated?.(handle, response, epoch);
+        return;
+      }
+      case Op.Resumed: {
+        const [, lane, requestId, recovered, handle] = message;
+        const request = this.#byRequest.get(requestId);
+        if (request === undefined) return;
+        this.#byRequest.delete(requestId);
+        if (handle !== null) this.#byHandle.set(handle, { lane, observer: request.observer, seq: 0, acked: 0 });
+        request.observer.onResumed?.(recovered);
         return;
       }
       case Op.Done: {
@@ -141,7 +174,7 @@ export class NativeLink {
     if (watch === undefined) return;
     watch.observer.onText(now, seq - watch.seq, text);
     watch.seq = seq;
-    if (seq - watch.acked < ACK_EVENTS) return;
+    if (this.#isStalled || seq - watch.acked < ACK_EVENTS) return;
     watch.acked = seq;
     this.#send([Op.Ack, watch.lane, handle, seq]);
   }

@@ -1,18 +1,23 @@
 // Many native connections in one process (forked by client-process.ts): opens its share, holds them, and on request
-// lets each of them stream one answer after the other. Several such processes share the work of bench `sockets`.
+// lets each of them (or each of their lanes) stream one answer, or ask for one and never acknowledge it. Several such
+// processes share the work of the benches `sockets`, `stalled` and `delay`.
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { LatencyClass } from '../../protocol/messages.ts';
 import { percentile } from '../statistics.ts';
 import { NativeLink } from './native-link.ts';
 
 export type SocketJob =
-  | { op: 'open'; url: string; count: number; atOnce: number }
-  /** Every connection streams one long answer; measured for forMs once all stream or rampMs are over, then cut off. */
+  /** `lanes` of this class on each connection; without, answers stream on lane 0. */
+  | { op: 'open'; url: string; count: number; atOnce: number; lanes?: { count: number; class: LatencyClass } }
+  /** Every connection asks for an answer and stalls: every second one reads nothing, the others never acknowledge. */
+  | { op: 'stall'; maxTokens: number }
+  /** Every connection or lane streams one long answer; measured for forMs once all stream or rampMs are over, then cut off. */
   | { op: 'stream'; rampMs: number; forMs: number; maxTokens: number }
   | { op: 'close' };
 
 export interface SocketResult {
   open: number;
-  /** Connections that streamed. */
+  /** Connections or lanes that streamed, or that stalled. */
   streaming: number;
   failed: number;
   /** Some of the errors. */
@@ -30,6 +35,8 @@ export interface SocketResult {
 
 const MAX_ERRORS = 3;
 const links: NativeLink[] = [];
+/** Where answers stream. */
+const seats: { link: NativeLink; lane: number }[] = [];
 
 type Notes = Pick<SocketResult, 'streaming' | 'failed' | 'errors' | 'events' | 'frames' | 'wallMs' | 'cpuShare'> & {
   openTimes: number[];
@@ -50,7 +57,8 @@ async function runJob(job: SocketJob): Promise<SocketResult> {
   };
   if (job.op === 'open') await timed(notes, () => open(job, notes));
   else if (job.op === 'stream') await stream(job, notes);
-  else for (const link of links.splice(0)) link.close();
+  else if (job.op === 'stall') await timed(notes, () => stall(job.maxTokens, notes));
+  else closeAll();
   const { openTimes, gaps, ...counts } = notes;
   return {
     ...counts,
@@ -77,13 +85,24 @@ function fail(notes: Notes, error: unknown): void {
   if (++notes.failed <= MAX_ERRORS) notes.errors.push(String(error));
 }
 
-async function open(job: { url: string; count: number; atOnce: number }, notes: Notes): Promise<void> {
+function closeAll(): void {
+  seats.length = 0;
+  for (const link of links.splice(0)) link.close();
+}
+
+async function open(job: Extract<SocketJob, { op: 'open' }>, notes: Notes): Promise<void> {
   let left = job.count;
   const openNext = async (): Promise<void> => {
     while (left-- > 0) {
       const begun = performance.now();
       try {
-        links.push(await NativeLink.open(job.url));
+        const link = await NativeLink.open(job.url);
+        links.push(link);
+        if (job.lanes === undefined) seats.push({ link, lane: 0 });
+        for (let lane = 1; lane <= (job.lanes?.count ?? 0); lane++) {
+          link.openLane(lane, job.lanes!.class);
+          seats.push({ link, lane });
+        }
         notes.openTimes.push(performance.now() - begun);
       } catch (error) {
         fail(notes, error);
@@ -93,14 +112,40 @@ async function open(job: { url: string; count: number; atOnce: number }, notes: 
   await Promise.all(Array.from({ length: job.atOnce }, openNext));
 }
 
+async function stall(maxTokens: number, notes: Notes): Promise<void> {
+  const sampling = { temperature: 0, maxTokens, ignoreEos: true };
+  const asked = links.map((link, index) => {
+    return new Promise<void>((resolve) => {
+      const options = {
+        messages: [{ role: 'user' as const, content: `stalled ${index} of ${process.pid}` }],
+        sampling,
+      };
+      link.create(0, options, {
+        onCreated() {
+          link.stall(index % 2 === 0);
+          notes.streaming++;
+          resolve();
+        },
+        onText: () => undefined,
+        onDone: () => undefined,
+        onError(message) {
+          fail(notes, message);
+          resolve();
+        },
+      });
+    });
+  });
+  await Promise.all(asked);
+}
+
 async function stream(job: { rampMs: number; forMs: number; maxTokens: number }, notes: Notes): Promise<void> {
   let isMeasuring = false;
   const sampling = { temperature: 0, maxTokens: job.maxTokens, ignoreEos: true };
-  const begun = links.map((link, index) => {
+  const begun = seats.map(({ link, lane }, index) => {
     let lastMs = NaN;
     return new Promise<void>((resolve) => {
-      const options = { messages: [{ role: 'user' as const, content: `connection ${index}` }], sampling };
-      link.create(0, options, {
+      const options = { messages: [{ role: 'user' as const, content: `stream ${index}` }], sampling };
+      link.create(lane, options, {
         onText(atMs, count) {
           if (Number.isNaN(lastMs)) {
             notes.streaming++;
@@ -125,7 +170,7 @@ async function stream(job: { rampMs: number; forMs: number; maxTokens: number },
     await sleep(job.forMs);
     isMeasuring = false;
   });
-  for (const link of links.splice(0)) link.close();
+  closeAll();
 }
 
 function countFrames(): number {
