@@ -33,18 +33,24 @@ const DELTA_BYTES = 8;
 /** Ended handles whose Cancel can still be answered. */
 const ENDED_HANDLES = Limits.handlesPerConnection;
 
+/** What the handles of a connection need. */
+interface Streams {
+  /** Live handles. */
+  readonly live: Map<number, Subscription>;
+  readonly byResponse: Map<Response, Subscription>;
+  /** Done was sent but not acknowledged; bounded by Limits.unackedBytes, since Done counts. */
+  readonly unackedDone: Map<number, Subscription>;
+  /** Handles whose Done was sent, oldest first: the response and its last seq. */
+  readonly ended: Map<number, { response: string; lastSeq: number }>;
+  /** Subscriptions with something that may be sent. */
+  readonly ready: Set<Subscription>;
+}
+
 export class Outbox implements Subscriber {
   readonly #transport: Transport;
   readonly #host: OutboxHost;
-  /** Live handles. */
-  readonly #live = new Map<number, Subscription>();
-  readonly #byResponse = new Map<Response, Subscription>();
-  /** Done was sent but not acknowledged; bounded by Limits.unackedBytes, since Done counts. */
-  readonly #unackedDone = new Map<number, Subscription>();
-  /** Handles whose Done was sent, oldest first: the response and its last seq. */
-  readonly #ended = new Map<number, { response: string; lastSeq: number }>();
-  /** Subscriptions with something that may be sent. */
-  readonly #ready = new Set<Subscription>();
+  /** Made with the first handle: most connections of a large server are idle, and five empty maps are a kilobyte. */
+  #streams: Streams | null = null;
   #numHandles = 0;
   #unackedBytes = 0;
   #lastDeltasMs = -Infinity;
@@ -57,7 +63,7 @@ export class Outbox implements Subscriber {
   }
 
   get numLive(): number {
-    return this.#live.size;
+    return this.#streams?.live.size ?? 0;
   }
 
   get unackedBytes(): number {
@@ -65,7 +71,7 @@ export class Outbox implements Subscriber {
   }
 
   get live(): Iterable<Subscription> {
-    return this.#live.values();
+    return this.#streams?.live.values() ?? [];
   }
 
   /** Sends a control frame at once, whatever credit and buffers say. */
@@ -75,15 +81,15 @@ export class Outbox implements Subscriber {
 
   /** The live subscription of this response, if this connection has one. */
   find(response: Response): Subscription | undefined {
-    return this.#byResponse.get(response);
+    return this.#streams?.byResponse.get(response);
   }
 
   liveHandle(handle: number): Subscription | undefined {
-    return this.#live.get(handle);
+    return this.#streams?.live.get(handle);
   }
 
   endedHandle(handle: number): { response: string; lastSeq: number } | undefined {
-    return this.#ended.get(handle);
+    return this.#streams?.ended.get(handle);
   }
 
   /**
@@ -92,8 +98,15 @@ export class Outbox implements Subscriber {
    */
   watch(response: Response, lane: number, view: ViewOptions = {}, fromSeq = 0): Subscription {
     const subscription = new Subscription(++this.#numHandles, lane, response, view, fromSeq);
-    this.#live.set(subscription.handle, subscription);
-    this.#byResponse.set(response, subscription);
+    this.#streams ??= {
+      live: new Map(),
+      byResponse: new Map(),
+      unackedDone: new Map(),
+      ended: new Map(),
+      ready: new Set(),
+    };
+    this.#streams.live.set(subscription.handle, subscription);
+    this.#streams.byResponse.set(response, subscription);
     response.subscribe(this);
     return subscription;
   }
@@ -105,7 +118,7 @@ export class Outbox implements Subscriber {
 
   /** Tells queue positions that changed. */
   tellPositions(positions: () => Map<Response, number>): void {
-    for (const subscription of this.#live.values()) {
+    for (const subscription of this.live) {
       if (subscription.wantsPosition) this.#tellState(subscription, (response) => positions().get(response));
     }
   }
@@ -116,17 +129,18 @@ export class Outbox implements Subscriber {
   }
 
   behindBy(response: Response): number {
-    return this.#byResponse.get(response)?.behindBy ?? 0;
+    return this.find(response)?.behindBy ?? 0;
   }
 
   /** Returns false for a seq never sent on this handle. Handles not known (any more) are ignored. */
   ack(handle: number, seq: number): boolean {
-    const subscription = this.#live.get(handle) ?? this.#unackedDone.get(handle);
-    if (subscription === undefined) return true;
+    const streams = this.#streams;
+    const subscription = streams?.live.get(handle) ?? streams?.unackedDone.get(handle);
+    if (streams === null || subscription === undefined) return true;
     const freed = subscription.ack(seq);
     if (freed < 0) return false;
     this.#unackedBytes -= freed;
-    if (subscription.isFullyAcked) this.#unackedDone.delete(handle);
+    if (subscription.isFullyAcked) streams.unackedDone.delete(handle);
     this.#wake(subscription);
     this.flush();
     subscription.response?.reviewParking();
@@ -141,7 +155,7 @@ export class Outbox implements Subscriber {
   }
 
   notify(response: Response): void {
-    const subscription = this.#byResponse.get(response);
+    const subscription = this.find(response);
     if (subscription === undefined) return;
     this.announce(subscription);
     this.#wake(subscription);
@@ -150,8 +164,9 @@ export class Outbox implements Subscriber {
 
   /** Sends what is due and permitted. Called after each publish, ack and drain, and by the window's timer. */
   flush(): void {
-    if (this.#isClosed || this.#ready.size === 0 || this.#isFull) return;
-    const waitMs = this.#windowLeftMs();
+    if (this.#isClosed || this.#streams === null || this.#streams.ready.size === 0 || this.#isFull) return;
+    const { ready } = this.#streams;
+    const waitMs = this.#windowLeftMs(ready);
     if (waitMs > 0) {
       this.#timer ??= setTimeout(() => {
         this.#timer = null;
@@ -159,17 +174,18 @@ export class Outbox implements Subscriber {
       }, waitMs);
       return;
     }
-    if (this.#transport.cork) this.#transport.cork(() => this.#sendReady());
-    else this.#sendReady();
+    if (this.#transport.cork) this.#transport.cork(() => this.#sendReady(ready));
+    else this.#sendReady(ready);
   }
 
   /** Stops watching everything; returns the responses that had not ended here. No frame leaves any more. */
   close(): Response[] {
     this.#isClosed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
-    const responses = [...this.#byResponse.keys()];
+    if (this.#streams === null) return [];
+    const responses = [...this.#streams.byResponse.keys()];
     for (const response of responses) response.detach(this);
-    for (const map of [this.#live, this.#byResponse, this.#unackedDone, this.#ended, this.#ready]) map.clear();
+    for (const collection of Object.values(this.#streams)) collection.clear();
     return responses;
   }
 
@@ -178,14 +194,14 @@ export class Outbox implements Subscriber {
   }
 
   #wake(subscription: Subscription): void {
-    if (subscription.isReady) this.#ready.add(subscription);
+    if (subscription.isReady) this.#streams?.ready.add(subscription);
   }
 
   /** Milliseconds until the next Deltas frame may leave; 0 when something ready may not wait. */
-  #windowLeftMs(): number {
+  #windowLeftMs(ready: ReadonlySet<Subscription>): number {
     const leftMs = this.#lastDeltasMs + FLUSH_WINDOW_MS - this.#host.now();
     if (leftMs <= 0 || !this.#host.isBusy()) return 0;
-    for (const { class: latencyClass, isFresh, response } of this.#ready) {
+    for (const { class: latencyClass, isFresh, response } of ready) {
       const isUrgent = latencyClass === 'voice' || latencyClass === 'ide';
       if (isUrgent || isFresh || response?.isEnded === true) return 0;
     }
@@ -204,11 +220,11 @@ export class Outbox implements Subscriber {
     this.control([Op.State, lane, handle, told.state, detail]);
   }
 
-  #sendReady(): void {
+  #sendReady(ready: Set<Subscription>): void {
     let batch: { subscription: Subscription; entries: LogEntry[] }[] = [];
     let batchBytes = 0;
-    for (const subscription of this.#ready) {
-      this.#ready.delete(subscription);
+    for (const subscription of ready) {
+      ready.delete(subscription);
       const entries = subscription.read();
       if (entries.length === 0) continue;
       batch.push({ subscription, entries });
@@ -287,14 +303,15 @@ export class Outbox implements Subscriber {
 
   #finish(subscription: Subscription, lastSeq: number): void {
     const { handle, response } = subscription;
-    if (response === null || this.#isClosed) return;
+    if (response === null || this.#streams === null || this.#isClosed) return;
+    const { live, byResponse, unackedDone, ended } = this.#streams;
     response.unsubscribe(this);
     subscription.finish();
-    this.#live.delete(handle);
-    this.#byResponse.delete(response);
-    if (!subscription.isFullyAcked) this.#unackedDone.set(handle, subscription);
-    this.#ended.set(handle, { response: response.id, lastSeq });
-    if (this.#ended.size > ENDED_HANDLES) this.#ended.delete(this.#ended.keys().next().value!);
+    live.delete(handle);
+    byResponse.delete(response);
+    if (!subscription.isFullyAcked) unackedDone.set(handle, subscription);
+    ended.set(handle, { response: response.id, lastSeq });
+    if (ended.size > ENDED_HANDLES) ended.delete(ended.keys().next().value!);
     for (const lane of subscription.cancelLanes) this.#write([Op.Cancelled, lane, handle, lastSeq]);
   }
 
