@@ -12,7 +12,7 @@ import { percentile } from './statistics.ts';
 const READERS = 8;
 const READER_TOKENS = 300;
 const AT_ONCE = 64;
-const WARM_UP = 64;
+const WARM_UP_MS = 4000;
 /** More than credit and backlog, so that no stalled answer comes to its end. */
 const STALLED_TOKENS = 1800;
 const POLL_MS = 250;
@@ -46,9 +46,10 @@ export const bench: Bench = {
     const rounds = flags.integer('rounds');
     const at = { stalled, slots: flags.integer('slots') };
     try {
-      // Streams of ordinary clients make the server load, compile and touch what all others use.
-      await stallers.run({ op: 'open', url: server.streamUrl, count: WARM_UP, atOnce: AT_ONCE });
-      await stallers.run({ op: 'stream', rampMs: 5000, forMs: 1000, maxTokens: STALLED_TOKENS });
+      // Ordinary clients in every row make the server load, compile and touch what a full house needs anyway.
+      const rows = Math.min(stalled, Math.floor(flags.integer('slots') / 2));
+      await stallers.run({ op: 'open', url: server.streamUrl, count: rows, atOnce: AT_ONCE });
+      await stallers.run({ op: 'stream', rampMs: 5000, forMs: WARM_UP_MS, maxTokens: STALLED_TOKENS });
       await read(readers, server, 1);
       const before = await read(readers, server, rounds);
       await sleep(SETTLE_MS);
