@@ -111,7 +111,8 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
   slots: {
     name: 'SLOTS',
     defaultText: '64',
-    meaning: 'Seats in the KV memory: answers running at once plus conversations kept warm.',
+    meaning:
+      'Seats in the KV memory: half for answers decoding at once, half where prompts are computed and conversations stay.',
     parse: integer(1, 4096),
     fallback: () => 64,
   },

@@ -238,7 +238,7 @@ export class Scheduler {
     else this.#place(sequence);
   }
 
-  /** Ends everything the lead holds, for shutdown. */
+  /** Hangs up on the decode workers, for shutdown. */
   close(): void {
     for (const worker of this.#workers.values()) worker.link.close();
   }
