@@ -2,6 +2,7 @@
 // by time from the measured rate, so that neither a running stream nor a cancel ever waits for more than one.
 import { sliceTokens } from './kv/kv-memory.ts';
 import type { KvMemory } from './kv/kv-memory.ts';
+import type { LatencyClass } from '../protocol/messages.ts';
 import type { Model } from './model/model.ts';
 import type { Sequence } from './sequence.ts';
 
@@ -24,6 +25,8 @@ interface Entry {
   /** Slot a prefix is still being copied from, or -1. */
   copyFrom: number;
   copied: number;
+  /** What others wait for: it goes as far as this with the urgency of the most urgent of them. */
+  wanted: { length: number; rank: number } | null;
 }
 
 export interface ChunkResult {
@@ -78,16 +81,22 @@ export class Prefill {
   /** Admits a sequence into its home; the KV of its first `cached` ids is there, or is to be copied from `copyFrom`. */
   add(sequence: Sequence, cached: number, copyFrom: number | null): void {
     this.#kv.claim(sequence.home);
-    this.#entries.push({ sequence, done: cached, copyFrom: copyFrom ?? -1, copied: 0 });
+    sequence.homeLength = copyFrom === null ? cached : 0;
+    this.#entries.push({ sequence, done: cached, copyFrom: copyFrom ?? -1, copied: 0, wanted: null });
+  }
+
+  /** Another prompt of this class waits for the first `length` ids of `sequence`. Said again while that is so. */
+  want(sequence: Sequence, length: number, latencyClass: LatencyClass): void {
+    const entry = this.#entries.find((candidate) => candidate.sequence === sequence)!;
+    const rank = Math.min(classRank[latencyClass], entry.wanted?.rank ?? Infinity);
+    entry.wanted = { length: Math.min(length, entry.wanted?.length ?? Infinity), rank };
   }
 
   /** Takes a sequence out; its home holds the KV of its first `homeLength` ids. */
   remove(sequence: Sequence): void {
     const index = this.#entries.findIndex((entry) => entry.sequence === sequence);
     const entry = this.#entries.splice(index, 1)[0]!;
-    if (entry.copyFrom < 0) return;
-    sequence.homeLength = entry.copied;
-    this.#onCopied(entry.copyFrom);
+    if (entry.copyFrom >= 0) this.#onCopied(entry.copyFrom);
   }
 
   /** Computes the next chunk. `shared`: other streams decode in this worker. */
@@ -105,6 +114,7 @@ export class Prefill {
     this.#rate(numTokens, performance.now() - started);
     entry.done += numTokens;
     sequence.homeLength = entry.done;
+    if (entry.wanted && entry.done >= entry.wanted.length) entry.wanted = null;
     if (isLast) this.remove(sequence);
     return { sequence, numTokens, logits };
   }
@@ -114,6 +124,7 @@ export class Prefill {
     const to = Math.min(entry.done, entry.copied + this.#sliceTokens);
     this.#kv.copy(entry.copyFrom, entry.sequence.home, entry.copied, to);
     entry.copied = to;
+    entry.sequence.homeLength = to;
     if (to < entry.done) return false;
     this.#onCopied(entry.copyFrom);
     entry.copyFrom = -1;
@@ -124,8 +135,9 @@ export class Prefill {
   #next(): Entry | undefined {
     if (this.#entries.length < 2) return this.#entries[0];
     if (++this.#chunks % OLDEST_EVERY === 0) return this.#entries[0];
-    const remaining = (entry: Entry): number => entry.sequence.ids.length - entry.done;
-    const rank = (entry: Entry): number => classRank[entry.sequence.meta.class];
+    const remaining = (entry: Entry): number => (entry.wanted?.length ?? entry.sequence.ids.length) - entry.done;
+    const rank = (entry: Entry): number =>
+      Math.min(classRank[entry.sequence.meta.class], entry.wanted?.rank ?? Infinity);
     return this.#entries.reduce((best, entry) => {
       const better = rank(entry) - rank(best) || remaining(entry) - remaining(best);
       return better < 0 ? entry : best;

@@ -3,7 +3,7 @@
 // So that prefill never stalls decoding, streams are lent away while much is to be prefilled and fetched back after.
 import type { DecodeRange, LeaveKind } from './decode-range.ts';
 import type { KvMemory } from './kv/kv-memory.ts';
-import { SlotTable } from './kv/slots.ts';
+import { commonPrefix, SlotTable } from './kv/slots.ts';
 import type { DecodeMessage, LeadMessage, Link } from './link.ts';
 import type { Model } from './model/model.ts';
 import type { EngineGauges, SlotLayout } from './messages.ts';
@@ -19,6 +19,8 @@ const LEND_ALL_PREFILL_MS = 60;
 const RECALL_PAUSE_MS = 30;
 const WAITING_CHECK_MS = 100;
 const IDLE_MS = 1000;
+/** A prompt waits for another that is computing at least this many tokens of it; fewer are sooner computed twice. */
+const MIN_AWAITED = 64;
 /** Prompts prefilled in turns at most; more wait, in order of class. */
 const MAX_PREFILLING = 8;
 
@@ -43,6 +45,10 @@ export class Scheduler {
   readonly #context: SequenceContext;
   readonly #out: Outputs;
   readonly #preempted = new Set<number>();
+  /** Waiting prompts whose beginning another one is computing, as of the last admission. */
+  readonly #awaiting = new Map<Sequence, { source: Sequence; length: number }>();
+  /** A prompt that others may have waited for was computed since the last admission. */
+  #isAwaitedDone = false;
   /** Requests nobody reads, oldest first. Their homes are the last resident slots to be given to others. */
   readonly #parked = new Map<number, Sequence>();
   /** Prefilled in this step, not yet placed. */
@@ -75,7 +81,7 @@ export class Scheduler {
 
   /** How long the lead may sleep: 0 with a prompt to compute, short while streams are to be fetched back. */
   get idleMs(): number {
-    if (this.#prefill.size > 0) return 0;
+    if (this.#prefill.size > 0 || this.#isAwaitedDone) return 0;
     if (this.#surplus() > 0) return RECALL_PAUSE_MS;
     // Deadlines of what waits are seen this often; everything else arrives by message.
     return this.#waiting.length + this.#parked.size > 0 ? WAITING_CHECK_MS : IDLE_MS;
@@ -133,6 +139,7 @@ export class Scheduler {
       const sequence = this.#waiting[i]!;
       if (!ended(sequence, true)) continue;
       this.#waiting.splice(i, 1);
+      this.#awaiting.delete(sequence);
       this.#preempted.delete(sequence.id);
     }
     for (const sequence of this.#parked.values()) {
@@ -155,6 +162,7 @@ export class Scheduler {
       const home = this.#slots.takeParked(sequence.id);
       if (home !== null) {
         sequence.home = home;
+        this.#slots.seat(home, sequence);
         this.#place(sequence);
       } else {
         this.#slots.unpark(sequence.id);
@@ -166,15 +174,17 @@ export class Scheduler {
 
   // --- one step
 
-  /** Gives waiting requests a home, as far as there are places. */
+  /** Gives waiting requests a home, as far as there are places. Those whose beginning is being computed wait for it. */
   admit(): void {
-    while (this.#waiting.length > 0 && this.#canAdmit()) {
-      const sequence = this.#waiting[0]!;
+    this.#isAwaitedDone = false;
+    for (let next = 0; next < this.#waiting.length && this.#canAdmit();) {
+      const sequence = this.#waiting[next]!;
       // A preempted sequence comes back when it can have the fully backed row for itself.
       const isAlone = this.#prefill.size === 0 && this.#range.isIdle;
       if (this.#preempted.has(sequence.id) && !isAlone) return;
-      if (!this.#findHome(sequence)) return;
-      this.#waiting.shift();
+      if (this.#isAwaiting(sequence)) next++;
+      else if (this.#findHome(sequence)) this.#waiting.splice(next, 1);
+      else return;
     }
   }
 
@@ -207,6 +217,7 @@ export class Scheduler {
     if (!chunk) return 0;
     const { sequence, logits } = chunk;
     if (logits) {
+      this.#isAwaitedDone = this.#awaiting.size > 0;
       const cause = sequence.accept(logits, 0, this.#out);
       if (cause === null) this.#prefilled = sequence;
       else {
@@ -281,6 +292,30 @@ export class Scheduler {
     return this.#prefill.size + this.#numRunning() < this.#capacity();
   }
 
+  /** Whether a prompt of the same tenant is just computing what this one begins with, more of it than is there to copy. */
+  #isAwaiting(sequence: Sequence): boolean {
+    const { tenant, session, class: latencyClass } = sequence.meta;
+    let awaited = this.#awaiting.get(sequence);
+    this.#awaiting.delete(sequence);
+    if (awaited === undefined || !this.#isComing(awaited)) {
+      const found = this.#prefill.sequences.map((source) => ({
+        source,
+        length: source.meta.tenant === tenant ? commonPrefix(source.ids, sequence.ids) : 0,
+      }));
+      awaited = found.sort((a, b) => b.length - a.length)[0];
+      if (awaited === undefined || !this.#isComing(awaited) || awaited.length < MIN_AWAITED) return false;
+      const there = this.#slots.findPrefix(tenant, session, sequence.ids)?.length ?? 0;
+      if (awaited.length - there < MIN_AWAITED) return false;
+    }
+    this.#awaiting.set(sequence, awaited);
+    this.#prefill.want(awaited.source, awaited.length, latencyClass);
+    return true;
+  }
+
+  #isComing({ source, length }: { source: Sequence; length: number }): boolean {
+    return source.homeLength < length && this.#prefill.sequences.includes(source);
+  }
+
   #findHome(sequence: Sequence): boolean {
     const { tenant, session } = sequence.meta;
     const length = Math.min(this.#layout.maxLen, sequence.ids.length + 1);
@@ -307,7 +342,7 @@ export class Scheduler {
   }
 
   #start(sequence: Sequence, cached: number, copyFrom: number | null): void {
-    sequence.homeLength = cached;
+    this.#slots.seat(sequence.home, sequence);
     this.#prefill.add(sequence, cached, copyFrom);
     if (sequence.numGenerated === 0) this.#out.prefill(sequence.id, cached);
   }
@@ -327,6 +362,9 @@ export class Scheduler {
 
   #lend(worker: DecodeWorker, sequence: Sequence): void {
     worker.lent.set(sequence.id, sequence.home);
+    // The sequence itself lives on elsewhere; what its home holds stays as it is.
+    const { meta, ids, homeLength } = sequence;
+    this.#slots.seat(sequence.home, { meta, ids, homeLength });
     worker.link.send({ op: 'lend', sequence: sequence.state() });
   }
 

@@ -1,6 +1,7 @@
 // The lead's table of home slots: the slots after all decode ranges. A sequence is prefilled in its home, decodes
 // in a row of some worker's range, and its KV comes back to the home at the end, where the next turn finds it.
-// Policy only (ids and marks, no tensors): the caller does the copying.
+// Other prompts copy what they have in common with it, also while it is prefilled and while it decodes: what its home
+// holds already is not written again. Policy only (ids and marks, no tensors): the caller does the copying.
 
 export interface Resident {
   tenant: string;
@@ -12,6 +13,20 @@ export interface Resident {
   parked: number;
   lastUsed: number;
   /** Copies out of it under way; it is neither evicted nor continued meanwhile. */
+  pins: number;
+}
+
+/** A sequence in its home, as far as others are concerned. `homeLength` may grow. */
+export interface Occupant {
+  readonly meta: { readonly tenant: string };
+  readonly ids: readonly number[];
+  /** Leading ids whose KV the home holds. */
+  readonly homeLength: number;
+}
+
+/** Home of a sequence. Nobody copies out of it while its occupant is not known. */
+interface Busy {
+  occupant: Occupant | null;
   pins: number;
 }
 
@@ -36,8 +51,8 @@ const MIN_COMPUTED = 2;
 
 export class SlotTable {
   readonly #first: number;
-  /** Index: slot - first. null = free; 'busy' = home of a sequence. */
-  readonly #slots: (Resident | 'busy' | null)[];
+  /** Index: slot - first. null = free. */
+  readonly #slots: (Resident | Busy | null)[];
   readonly #budget: SlotBudget;
   #clock = 0;
 
@@ -48,24 +63,26 @@ export class SlotTable {
   }
 
   get numBusy(): number {
-    return this.#slots.reduce((sum, slot) => sum + (slot === 'busy' ? 1 : 0), 0);
+    return this.#slots.reduce((sum, slot) => sum + (slot !== null && !isResident(slot) ? 1 : 0), 0);
   }
 
   get numResident(): number {
-    return this.#slots.reduce((sum, slot) => sum + (slot !== null && slot !== 'busy' ? 1 : 0), 0);
+    return this.#slots.reduce((sum, slot) => sum + (isResident(slot) ? 1 : 0), 0);
   }
 
-  /** The resident slot of this tenant with the longest common token prefix, if one is worth using. */
+  /** The slot of this tenant with the longest common token prefix in memory, if one is worth using. */
   findPrefix(tenant: string, session: string, ids: readonly number[]): PrefixHit | null {
     let best: PrefixHit | null = null;
     for (const [index, slot] of this.#slots.entries()) {
-      if (slot === null || slot === 'busy' || slot.tenant !== tenant) continue;
-      const common = Math.min(commonPrefix(slot.ids, ids), ids.length - MIN_COMPUTED);
+      const held = slot === null ? null : readable(slot);
+      if (slot === null || held === null || held.tenant !== tenant || held.length <= (best?.length ?? 0)) continue;
+      const common = Math.min(commonPrefix(held.ids, ids), held.length, ids.length - MIN_COMPUTED);
       if (common < MIN_PREFIX || (best && common <= best.length)) continue;
-      // Used up in place: its own session goes on, or nobody wants the rest of it back.
-      const isItsOwn = slot.session === '' ? common >= slot.ids.length : slot.session === session;
-      const inPlace = isItsOwn && slot.pins === 0 && slot.parked === 0;
-      best = { slot: this.#first + index, length: common, inPlace };
+      best = {
+        slot: this.#first + index,
+        length: common,
+        inPlace: isResident(slot) && isGoneOn(slot, session, common),
+      };
     }
     return best;
   }
@@ -81,74 +98,86 @@ export class SlotTable {
       [...free, ...this.#evictable()].find((slot) => this.#budget.reserve(slot, length)) ??
       null;
     if (found === null) return null;
-    this.#slots[found - this.#first] = 'busy';
+    this.#slots[found - this.#first] = { occupant: null, pins: 0 };
     return found;
   }
 
-  /** Takes a resident slot over as a home. False when it is being copied from or its growth exceeds the budget. */
+  /** Says who lives in a home from now on: others may copy what they have in common with it. */
+  seat(slot: number, occupant: Occupant): void {
+    const { pins = 0 } = this.#slots[slot - this.#first] ?? {};
+    this.#slots[slot - this.#first] = { occupant, pins };
+  }
+
+  /** Takes a resident slot over as a home. False when it is in use, copied from, or its growth exceeds the budget. */
   take(slot: number, length: number): boolean {
-    if (this.#resident(slot).pins > 0 || !this.#budget.reserve(slot, length)) return false;
-    this.#slots[slot - this.#first] = 'busy';
+    const held = this.#held(slot);
+    if (!isResident(held) || held.pins > 0 || !this.#budget.reserve(slot, length)) return false;
+    this.#slots[slot - this.#first] = { occupant: null, pins: 0 };
     return true;
   }
 
   /** The sequence left; its KV stays for the next turn or for another prompt that begins alike. */
   keep(slot: number, resident: Omit<Resident, 'lastUsed' | 'pins'>): void {
     if (resident.session !== '') this.forget(resident.session);
-    this.#slots[slot - this.#first] = { ...resident, lastUsed: ++this.#clock, pins: 0 };
+    const { pins = 0 } = this.#slots[slot - this.#first] ?? {};
+    this.#slots[slot - this.#first] = { ...resident, lastUsed: ++this.#clock, pins };
   }
 
   /** The home of a parked request, busy again, if it has not been given to others. */
   takeParked(id: number): number | null {
-    const index = this.#slots.findIndex((slot) => slot !== null && slot !== 'busy' && slot.parked === id);
-    if (index < 0) return null;
-    if ((this.#slots[index] as Resident).pins > 0) return null;
-    this.#slots[index] = 'busy';
+    const index = this.#slots.findIndex((slot) => isResident(slot) && slot.parked === id);
+    if (index < 0 || this.#slots[index]!.pins > 0) return null;
+    this.#slots[index] = { occupant: null, pins: 0 };
     return this.#first + index;
   }
 
   /** A parked request ended: its KV is an ordinary prefix from now on. */
   unpark(id: number): void {
-    for (const slot of this.#slots) if (slot && slot !== 'busy' && slot.parked === id) slot.parked = 0;
+    for (const slot of this.#slots) if (isResident(slot) && slot.parked === id) slot.parked = 0;
   }
 
-  /** The sequence left and its KV is of no use. */
+  /** The sequence is lost and what was to come back to its home with it; copies out of it may end. */
   free(slot: number): void {
+    const held = readable(this.#held(slot));
+    const { pins } = this.#held(slot);
     this.#slots[slot - this.#first] = null;
+    if (held === null || pins === 0) return;
+    this.keep(slot, { tenant: held.tenant, session: '', parked: 0, ids: held.ids.slice(0, held.length) });
+    this.#held(slot).pins = pins;
   }
 
   /** A decode worker that outlived the lead still holds this home. */
   markBusy(slot: number): void {
-    this.#slots[slot - this.#first] = 'busy';
+    this.#slots[slot - this.#first] = { occupant: null, pins: 0 };
   }
 
-  /** A copy out of this resident slot begins; it counts as used. */
+  /** A copy out of this slot begins; it counts as used. */
   pin(slot: number): void {
-    const resident = this.#resident(slot);
-    resident.pins++;
-    resident.lastUsed = ++this.#clock;
+    const held = this.#held(slot);
+    held.pins++;
+    if (isResident(held)) held.lastUsed = ++this.#clock;
   }
 
   unpin(slot: number): void {
-    this.#resident(slot).pins--;
+    this.#held(slot).pins--;
   }
 
   /** Drops the KV kept for a session; one that is being copied from only loses its name. */
   forget(session: string): void {
     for (const [index, slot] of this.#slots.entries()) {
-      if (!slot || slot === 'busy' || slot.session !== session) continue;
+      if (!isResident(slot) || slot.session !== session) continue;
       if (slot.pins > 0) slot.session = '';
       else this.#slots[index] = null;
     }
   }
 
-  #resident(slot: number): Resident {
-    const resident = this.#slots[slot - this.#first];
-    if (!resident || resident === 'busy') throw new Error(`slot ${slot} is not resident`);
-    return resident;
+  #held(slot: number): Resident | Busy {
+    const held = this.#slots[slot - this.#first];
+    if (!held) throw new Error(`slot ${slot} is free`);
+    return held;
   }
 
-  #candidates(accept: (slot: Resident | 'busy' | null) => boolean): number[] {
+  #candidates(accept: (slot: Resident | Busy | null) => boolean): number[] {
     return this.#slots.flatMap((slot, index) => (accept(slot) ? [index + this.#first] : []));
   }
 
@@ -159,7 +188,7 @@ export class SlotTable {
       const kind = resident.parked !== 0 ? 2 : resident.session !== '' ? 1 : 0;
       return [kind, resident.lastUsed];
     };
-    return this.#candidates((slot) => slot !== null && slot !== 'busy' && slot.pins === 0).sort((a, b) => {
+    return this.#candidates((slot) => isResident(slot) && slot.pins === 0).sort((a, b) => {
       const [kindA, usedA] = worth(a);
       const [kindB, usedB] = worth(b);
       return kindA - kindB || usedA - usedB;
@@ -174,6 +203,23 @@ export class SlotTable {
     }
     return best;
   }
+}
+
+function isResident(slot: Resident | Busy | null): slot is Resident {
+  return slot !== null && 'session' in slot;
+}
+
+/** Used up in place: its own session goes on, or nobody wants the rest of it back. */
+function isGoneOn(slot: Resident, session: string, common: number): boolean {
+  const isItsOwn = slot.session === '' ? common >= slot.ids.length : slot.session === session;
+  return isItsOwn && slot.pins === 0 && slot.parked === 0;
+}
+
+/** What others may copy: the first `length` ids. */
+function readable(slot: Resident | Busy): { tenant: string; ids: readonly number[]; length: number } | null {
+  if (isResident(slot)) return { tenant: slot.tenant, ids: slot.ids, length: slot.ids.length };
+  if (slot.occupant === null) return null;
+  return { tenant: slot.occupant.meta.tenant, ids: slot.occupant.ids, length: slot.occupant.homeLength };
 }
 
 export function commonPrefix(a: readonly number[], b: readonly number[]): number {

@@ -107,4 +107,33 @@ describe('SlotTable', () => {
     table.forget('s');
     expect(table.numResident).toBe(0);
   });
+
+  it('lends out what a home holds of its sequence so far, and never gives that home away', () => {
+    const table = new SlotTable(0, 1, budget(1000));
+    expect(table.allocate(50)).toBe(0);
+    expect(table.findPrefix('a', '', range(0, 60))).toBe(null);
+    const occupant = { meta: { tenant: 'a' }, ids: range(0, 50), homeLength: 10 };
+    table.seat(0, occupant);
+    expect(table.findPrefix('a', '', range(0, 60))).toBe(null);
+    occupant.homeLength = 30;
+    expect(table.findPrefix('a', '', range(0, 60))).toEqual({ slot: 0, length: 30, inPlace: false });
+    expect(table.findPrefix('b', '', range(0, 60))).toBe(null);
+    expect(table.take(0, 10)).toBe(false);
+    expect(table.allocate(10)).toBe(null);
+  });
+
+  it('holds a slot that is being copied from until the copy ends, whatever becomes of its sequence', () => {
+    for (const end of ['keep', 'free'] as const) {
+      const table = new SlotTable(0, 1, budget(1000));
+      table.allocate(50);
+      table.seat(0, { meta: { tenant: 'a' }, ids: range(0, 50), homeLength: 40 });
+      table.pin(0);
+      if (end === 'keep') table.keep(0, { tenant: 'a', session: '', parked: 0, ids: range(0, 40) });
+      else table.free(0);
+      expect(table.allocate(10)).toBe(null);
+      expect(table.take(0, 10)).toBe(false);
+      table.unpin(0);
+      expect(table.allocate(10)).toBe(0);
+    }
+  });
 });

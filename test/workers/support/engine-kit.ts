@@ -2,6 +2,7 @@
 // timing. Messages travel through real ports, so that what crosses a thread here crosses one there.
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
+import type { LatencyClass } from '../../../protocol/messages.ts';
 import { defaultSampling } from '../../../protocol/sampling.ts';
 import type { SamplingParams } from '../../../protocol/sampling.ts';
 import { allocateShared } from '../../../src/engine/memory.ts';
@@ -38,11 +39,20 @@ export class EngineKit {
   readonly shared: EngineShared;
   readonly workers: KitWorker[] = [];
   steps = 0;
+  /** Prompt tokens computed by all workers so far. */
+  numPrefilled = 0;
   #nextId = 1;
   readonly #compiled: CompiledModel;
 
   constructor(
-    options: { workers?: number; rows?: number; homes?: number; maxLen?: number; budgetTokens?: number } = {},
+    options: {
+      workers?: number;
+      rows?: number;
+      homes?: number;
+      maxLen?: number;
+      budgetTokens?: number;
+      prefillUsPerToken?: number;
+    } = {},
   ) {
     const numWorkers = options.workers ?? 1;
     const rowsPerWorker = options.rows ?? 4;
@@ -62,7 +72,7 @@ export class EngineKit {
       quantization: 'none',
       weightsBytes: 0,
       info: { id: 'fake', aliases: [], contextLength: maxLen, preset: {}, tools: true, note: '' },
-      fake: { stepMs: 0, prefillUsPerToken: 0, faults: true },
+      fake: { stepMs: 0, prefillUsPerToken: options.prefillUsPerToken ?? 0, faults: true },
     };
     for (let index = 0; index < numWorkers; index++) this.spawn(index);
     for (let index = 1; index < numWorkers; index++) this.connect(index);
@@ -94,16 +104,29 @@ export class EngineKit {
 
   submit(
     content: string | number[],
-    options: Partial<SamplingParams> & { session?: string; tenant?: string; tools?: string[]; deadline?: number } = {},
+    options: Partial<SamplingParams> & {
+      session?: string;
+      tenant?: string;
+      tools?: string[];
+      deadline?: number;
+      class?: LatencyClass;
+    } = {},
   ): number {
-    const { session = '', tenant = 't', tools = [], deadline = Infinity, ...sampling } = options;
+    const {
+      session = '',
+      tenant = 't',
+      tools = [],
+      deadline = Infinity,
+      class: latencyClass = 'chat',
+      ...sampling
+    } = options;
     const id = this.#nextId++;
     const request: EngineRequest = {
       id,
       flag: id % 4096,
       tenant,
       session,
-      class: 'chat',
+      class: latencyClass,
       prompt:
         typeof content === 'string'
           ? { kind: 'chat', messages: [{ role: 'user', content }], tools: [], history: null, truncation: 'auto' }
@@ -179,6 +202,7 @@ export class EngineKit {
   #receive(message: FromWorker): void {
     if (message.op === 'prompt') this.outcome(message.id).promptIds = [...message.tokenIds];
     if (message.op !== 'step') return;
+    this.numPrefilled += message.stats.prefillTokens;
     const { events } = message;
     for (let i = 0; i < events.length; i += 4) {
       const [kind, id, a, b] = events.slice(i, i + 4) as [number, number, number, string];
