@@ -34,6 +34,8 @@ export const Limits = {
   stopStrings: 8,
   stopStringChars: 256,
   logitBiasEntries: 1024,
+  /** Answers to one prompt of a Chat Completions request (`n`). */
+  choices: 8,
   /** Requests of one session waiting behind the running one; one more is `session_busy`. */
   queuedPerSession: 4,
   sessions: 10_000,

@@ -13,6 +13,7 @@ import { Ctl, Flag } from './messages.ts';
 import type { EngineGauges, EngineRequest, FromWorker, ToWorker, WorkerInit } from './messages.ts';
 import type { Model } from './model/model.ts';
 import { Outputs } from './outputs.ts';
+import { choiceSeed } from './sampling/rng.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sequence } from './sequence.ts';
 import type { SequenceContext } from './sequence.ts';
@@ -153,18 +154,23 @@ export class Engine {
 
   /** Renders and encodes the prompt. What is wrong with one request ends that request only. */
   #submit(request: EngineRequest): void {
-    const { prompt, ...meta } = request;
+    const { prompt, others, ...first } = request;
+    const choices = [first, ...others.map((other) => ({ ...first, ...other }))];
     try {
       const { tokenIds, droppedMessages } =
         prompt.kind === 'encoded' ? prompt : this.#context.text.encodePrompt(prompt, this.#context.maxLen - 1);
       const seed = request.sampling.seed ?? randomInt(2 ** 47);
-      const start = { meta, ids: tokenIds, numPrompt: tokenIds.length, seed, home: -1, homeLength: 0 };
-      this.#scheduler!.submit(new Sequence(start, this.#context));
+      const [sequence, ...forks] = choices.map((meta) => {
+        const start = { meta, ids: [...tokenIds], numPrompt: tokenIds.length, home: -1, homeLength: 0 };
+        return new Sequence({ ...start, seed: choiceSeed(seed, meta.choice) }, this.#context);
+      });
+      sequence!.forks = forks;
+      this.#scheduler!.submit(sequence!);
       if (request.session !== '') this.#send({ op: 'prompt', id: request.id, tokenIds: Int32Array.from(tokenIds) });
-      this.#out.encoded(request.id, tokenIds.length, droppedMessages);
+      for (const { id } of choices) this.#out.encoded(id, tokenIds.length, droppedMessages);
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
-      this.#out.end(request.id, 'error', error.code, error.message);
+      for (const { id } of choices) this.#out.end(id, 'error', error.code, error.message);
     }
   }
 

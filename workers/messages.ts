@@ -65,7 +65,7 @@ export type PromptInput =
   /** Encoded beforehand on the CPU pool. */
   | { kind: 'encoded'; tokenIds: number[]; droppedMessages: number };
 
-/** What the engine is asked for. Every response makes exactly one. */
+/** What the engine is asked for. Every response makes one, or is one of the choices of one. */
 export interface EngineRequest {
   /** Unique in this process, never reused. */
   id: number;
@@ -79,11 +79,18 @@ export interface EngineRequest {
   /** Parse calls of these functions out of the answer; empty: none. */
   toolNames: string[];
   sampling: SamplingParams;
+  /** Number among the choices of one prompt, from 0: it goes into the seed of those after the first. */
+  choice: number;
+  /** Further choices: the prompt is computed once, and they go on from its KV. All else is as above. */
+  others: OtherChoice[];
   /** Epoch milliseconds after which a waiting request is refused; Infinity for none. */
   queueDeadline: number;
   /** Epoch milliseconds after which the answer is of no use; Infinity for none. */
   deadline: number;
 }
+
+/** A choice beside the one that its request names: a request of its own to everyone but the encoder. */
+export type OtherChoice = Pick<EngineRequest, 'id' | 'flag' | 'choice'>;
 
 /** Kinds of engine events. An event is four consecutive entries of StepOutput.events: kind, id, a, b. */
 export const Ev = {

@@ -27,6 +27,8 @@ interface Entry {
   copied: number;
   /** What others wait for: it goes as far as this with the urgency of the most urgent of them. */
   wanted: { length: number; rank: number } | null;
+  /** Another choice computed the prompt and this one's first token is sampled: nothing is left to compute. */
+  isFork: boolean;
 }
 
 export interface ChunkResult {
@@ -34,6 +36,8 @@ export interface ChunkResult {
   numTokens: number;
   /** Logits after the last id when the prompt is complete. */
   logits: Float32Array | undefined;
+  /** A fork has all the KV it needs in its home and its first token already: it can decode. */
+  isForked: boolean;
 }
 
 export class Prefill {
@@ -82,7 +86,14 @@ export class Prefill {
   add(sequence: Sequence, cached: number, copyFrom: number | null): void {
     this.#kv.claim(sequence.home);
     sequence.homeLength = copyFrom === null ? cached : 0;
-    this.#entries.push({ sequence, done: cached, copyFrom: copyFrom ?? -1, copied: 0, wanted: null });
+    this.#entries.push({ sequence, done: cached, copyFrom: copyFrom ?? -1, copied: 0, wanted: null, isFork: false });
+  }
+
+  /** A choice whose prompt another one computed, in the slot `copyFrom`: only its KV is to be copied. */
+  addFork(sequence: Sequence, copyFrom: number): void {
+    this.#kv.claim(sequence.home);
+    sequence.homeLength = 0;
+    this.#entries.push({ sequence, done: sequence.past, copyFrom, copied: 0, wanted: null, isFork: true });
   }
 
   /** Another prompt of this class waits for the first `length` ids of `sequence`. Said again while that is so. */
@@ -104,7 +115,12 @@ export class Prefill {
     const entry = this.#next();
     if (!entry) return null;
     const { sequence } = entry;
-    if (entry.copyFrom >= 0 && !this.#copyPrefix(entry)) return { sequence, numTokens: 0, logits: undefined };
+    const nothing = { sequence, numTokens: 0, logits: undefined, isForked: false };
+    if (entry.copyFrom >= 0 && !this.#copyPrefix(entry)) return nothing;
+    if (entry.isFork) {
+      this.remove(sequence);
+      return { ...nothing, isForked: true };
+    }
     const numTokens = this.#chunkLength(sequence.ids.length - entry.done, shared);
     const isLast = entry.done + numTokens === sequence.ids.length;
     this.#kv.assertOwned(sequence.home);
@@ -116,7 +132,7 @@ export class Prefill {
     sequence.homeLength = entry.done;
     if (entry.wanted && entry.done >= entry.wanted.length) entry.wanted = null;
     if (isLast) this.remove(sequence);
-    return { sequence, numTokens, logits };
+    return { sequence, numTokens, logits, isForked: false };
   }
 
   /** One slice of the prefix; true when all of it is there. */

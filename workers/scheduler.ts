@@ -91,8 +91,8 @@ export class Scheduler {
     const lent = [...this.#workers.values()].reduce((sum, worker) => sum + worker.lent.size, 0);
     return {
       op: 'gauges',
-      waiting: this.#waiting.length,
-      running: this.#prefill.size + this.#range.size + lent,
+      waiting: this.#waiting.reduce((sum, sequence) => sum + numChoices(sequence), 0),
+      running: this.#numPrefilling + this.#range.size + lent,
       residentSlots: this.#slots.numResident,
       kvUsedTokens: this.#kv.usedTokens,
       kvReservedBytes: this.#kv.usedTokens * this.#kv.bytesPerToken,
@@ -102,6 +102,7 @@ export class Scheduler {
 
   // --- requests and decode workers
 
+  /** A request; its other choices are its `forks`. */
   submit(sequence: Sequence): void {
     this.#waiting.push(sequence);
     this.#waiting.sort((a, b) => classRank[a.meta.class] - classRank[b.meta.class]);
@@ -137,8 +138,9 @@ export class Scheduler {
   reap(ended: (sequence: Sequence, isWaiting: boolean) => boolean): void {
     for (let i = this.#waiting.length - 1; i >= 0; i--) {
       const sequence = this.#waiting[i]!;
+      sequence.forks = sequence.forks.filter((fork) => !ended(fork, true));
       if (!ended(sequence, true)) continue;
-      this.#waiting.splice(i, 1);
+      this.#waiting.splice(i, 1, ...this.#heir(sequence));
       this.#awaiting.delete(sequence);
       this.#preempted.delete(sequence.id);
     }
@@ -148,16 +150,19 @@ export class Scheduler {
       this.#slots.unpark(sequence.id);
     }
     for (const sequence of this.#prefill.sequences) {
+      sequence.forks = sequence.forks.filter((fork) => !ended(fork, false));
       if (!ended(sequence, false)) continue;
       this.#prefill.remove(sequence);
       this.#keep(sequence);
+      // What is computed of the prompt is found again in that home.
+      this.#waiting.unshift(...this.#heir(sequence));
     }
   }
 
   /** Parked requests that are read again go on, where they stopped if their home still holds their KV. */
   unpark(isWanted: (sequence: Sequence) => boolean): void {
     for (const sequence of this.#parked.values()) {
-      if (!isWanted(sequence) || this.#prefill.size + this.#numRunning() >= this.#capacity()) continue;
+      if (!isWanted(sequence) || this.#numPrefilling + this.#numRunning() >= this.#capacity()) continue;
       this.#parked.delete(sequence.id);
       const home = this.#slots.takeParked(sequence.id);
       if (home !== null) {
@@ -181,6 +186,7 @@ export class Scheduler {
       const sequence = this.#waiting[next]!;
       // A preempted sequence comes back when it can have the fully backed row for itself.
       const isAlone = this.#prefill.size === 0 && this.#range.isIdle;
+      if (!this.#hasRoomFor(sequence)) return;
       if (this.#preempted.has(sequence.id) && !isAlone) return;
       if (this.#isAwaiting(sequence)) next++;
       else if (this.#findHome(sequence)) this.#waiting.splice(next, 1);
@@ -216,8 +222,10 @@ export class Scheduler {
     const chunk = this.#prefill.step(model, this.#range.numLive > 0);
     if (!chunk) return 0;
     const { sequence, logits } = chunk;
+    if (chunk.isForked) this.#prefilled = sequence;
     if (logits) {
       this.#isAwaitedDone = this.#awaiting.size > 0;
+      this.#fork(sequence, logits);
       const cause = sequence.accept(logits, 0, this.#out);
       if (cause === null) this.#prefilled = sequence;
       else {
@@ -286,10 +294,53 @@ export class Scheduler {
     return [...this.#workers.values()].reduce((n, worker) => n + worker.lent.size, this.#range.size);
   }
 
+  /** Sequences being prefilled, and the choices that wait for them. */
+  get #numPrefilling(): number {
+    return this.#prefill.sequences.reduce((sum, sequence) => sum + numChoices(sequence), 0);
+  }
+
   #canAdmit(): boolean {
     if (this.#prefill.size >= MAX_PREFILLING) return false;
     if ([...this.#workers.values()].some((worker) => !worker.isKnown)) return false;
-    return this.#prefill.size + this.#numRunning() < this.#capacity();
+    return this.#numPrefilling + this.#numRunning() < this.#capacity();
+  }
+
+  /** All choices of a request come in together; more than there are rows come when nothing else is in. */
+  #hasRoomFor(sequence: Sequence): boolean {
+    const used = this.#numPrefilling + this.#numRunning();
+    return used === 0 || used + numChoices(sequence) <= this.#capacity();
+  }
+
+  /** The prompt of the other choices is computed: each draws its own first token and gets a home with a copy of its KV. */
+  #fork(sequence: Sequence, logits: Float32Array): void {
+    const { forks } = sequence;
+    sequence.forks = [];
+    for (const fork of forks) {
+      const cause = fork.accept(logits, 0, this.#out);
+      if (cause !== null) {
+        this.#out.end(fork.id, cause);
+        continue;
+      }
+      // Before the next allocation, which must not take the home that is copied from.
+      this.#slots.pin(sequence.home);
+      const home = this.#slots.allocate(Math.min(this.#layout.maxLen, fork.ids.length));
+      if (home !== null) {
+        fork.home = home;
+        this.#slots.seat(home, fork);
+        this.#prefill.addFork(fork, sequence.home);
+      } else {
+        this.#slots.unpin(sequence.home);
+        this.#waiting.unshift(fork);
+      }
+    }
+  }
+
+  /** Another choice takes the place of a sequence that ended while others waited for its prompt. */
+  #heir(sequence: Sequence): Sequence[] {
+    const [heir, ...forks] = sequence.forks;
+    if (heir === undefined) return [];
+    heir.forks = forks;
+    return [heir];
   }
 
   /** Whether a prompt of the same tenant is just computing what this one begins with, more of it than is there to copy. */
@@ -344,7 +395,9 @@ export class Scheduler {
   #start(sequence: Sequence, cached: number, copyFrom: number | null): void {
     this.#slots.seat(sequence.home, sequence);
     this.#prefill.add(sequence, cached, copyFrom);
-    if (sequence.numGenerated === 0) this.#out.prefill(sequence.id, cached);
+    for (const choice of [sequence, ...sequence.forks]) {
+      if (choice.numGenerated === 0) this.#out.prefill(choice.id, cached);
+    }
   }
 
   #place(sequence: Sequence): void {
@@ -405,4 +458,8 @@ export class Scheduler {
     const { tenant, session } = sequence.meta;
     this.#slots.keep(sequence.home, { tenant, session, parked, ids: sequence.ids.slice(0, sequence.homeLength) });
   }
+}
+
+function numChoices(sequence: Sequence): number {
+  return 1 + sequence.forks.length;
 }

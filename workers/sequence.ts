@@ -7,7 +7,7 @@ import { AnswerStream } from './text/answer-stream.ts';
 import type { AnswerState } from './text/answer-stream.ts';
 import type { TextModel } from './text/text-model.ts';
 
-export type RequestMeta = Omit<EngineRequest, 'prompt'>;
+export type RequestMeta = Omit<EngineRequest, 'prompt' | 'others'>;
 
 /** A sequence on its way between workers. */
 export interface SequenceState {
@@ -41,6 +41,8 @@ export class Sequence {
   readonly numPrompt: number;
   home: number;
   homeLength: number;
+  /** Other choices of its prompt, which wait with it until that is computed; they have no home yet. */
+  forks: Sequence[] = [];
   readonly #seed: number;
   readonly #answer: AnswerStream;
   readonly #sampler: Sampler;

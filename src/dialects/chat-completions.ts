@@ -3,7 +3,7 @@
 // finish_reason null, the first carries the role, the finishing one an empty delta, `[DONE]` ends a complete stream.
 import { createHash } from 'node:crypto';
 import packageJson from '../../package.json' with { type: 'json' };
-import type { FinishReason, Usage } from '../../protocol/messages.ts';
+import type { FinishReason } from '../../protocol/messages.ts';
 import { parseJsonObject, readBody } from '../http/body.ts';
 import { errorBody } from '../http/errors.ts';
 import type { Exchange } from '../http/exchange.ts';
@@ -12,6 +12,7 @@ import { HEAD_WAIT_MS, LogWriter, type StreamRenderer } from '../http/log-writer
 import { dataEvent, DONE_EVENT } from '../http/sse.ts';
 import { observeWrite } from '../metrics.ts';
 import type { EndEvent, LogEntry } from '../responses/response-log.ts';
+import type { Responses } from '../responses/registry.ts';
 import type { Response } from '../responses/response.ts';
 import { shuttingDown, type Services } from '../services.ts';
 import { parseChatRequest } from './chat-request.ts';
@@ -24,8 +25,8 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   const request = parseChatRequest(parseJsonObject(body));
   if (exchange.isOver) return;
   const { messages, tools, sampling } = request;
-  const response = createOnce(exchange, services.responses, caller, body, (requestKey) =>
-    services.responses.create(services.engines.find(request.model), caller, {
+  const { choices } = createOnce(exchange, services.responses, caller, body, (requestKey) => {
+    const options: Parameters<Responses['createChoices']>[2] = {
       requestKey,
       session: null,
       class: caller.class,
@@ -33,42 +34,61 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
       sampling,
       cancelsUnwatched: true,
       prompt: { kind: 'chat', messages, tools, history: null, truncation: 'error' },
-    }),
-  );
-  if (request.stream) stream(exchange, services, response, request.includeUsage);
-  else await answer(exchange, response);
+    };
+    return services.responses.createChoices(services.engines.find(request.model), caller, options, request.n);
+  });
+  if (request.stream) stream(exchange, services, choices, request.includeUsage);
+  else await answer(exchange, choices);
 }
 
-async function answer(exchange: Exchange, response: Response): Promise<void> {
-  const end = await watchToEnd(exchange, response);
-  if (end.error) throw end.error;
-  exchange.sendJson(200, completionObject(response, end));
+/** A choice that failed is left out, as long as another one did not. */
+async function answer(exchange: Exchange, choices: readonly Response[]): Promise<void> {
+  const ends = await Promise.all(choices.map((response) => watchToEnd(exchange, response)));
+  if (ends.every((end) => end.error !== null)) throw ends[0]!.error!;
+  exchange.sendJson(200, completionObject(choices, ends));
 }
 
-function stream(exchange: Exchange, services: Services, response: Response, includeUsage: boolean): void {
+function stream(exchange: Exchange, services: Services, choices: readonly Response[], includeUsage: boolean): void {
+  const head = { ...commonFields(choices[0]!), object: 'chat.completion.chunk' } as const;
   void new LogWriter({
     exchange,
-    response,
-    renderer: new ChunkRenderer(response, includeUsage),
+    tracks: choices.map((response, index) => ({
+      response,
+      renderer: new ChunkRenderer(response.log, head, index, includeUsage),
+    })),
+    ending: () => ending(choices, head, includeUsage),
     headWaitMs: HEAD_WAIT_MS,
     failsWithStatus: true,
     isBusy: () => services.responses.active >= BUSY_RESPONSES,
-    onWritten: () => observeWrite(services.metrics, response),
+    onWritten: (response) => observeWrite(services.metrics, response),
   });
 }
 
-/** The log → `chat.completion.chunk` events, text merged as far as the reader is behind. */
-export class ChunkRenderer implements StreamRenderer {
+type ChunkHead = ReturnType<typeof commonFields> & { object: 'chat.completion.chunk' };
+
+/** What follows the choices. No [DONE] after an error: that is how clients tell a broken answer from a complete one. */
+function ending(choices: readonly Response[], head: ChunkHead, includeUsage: boolean): string {
+  const ends = choices.flatMap(({ state }) => (state.kind === 'ended' ? state.end : []));
+  const failed = ends.find((end) => end.error !== null);
+  if (failed) return dataEvent(errorBody(failed.error!));
+  const usage = includeUsage ? dataEvent({ ...head, choices: [], usage: usageObject(ends) }) : '';
+  return usage + DONE_EVENT;
+}
+
+/** The log of one choice → `chat.completion.chunk` events, text merged as far as the reader is behind. */
+class ChunkRenderer implements StreamRenderer {
   readonly #log: Response['log'];
-  readonly #head: ReturnType<typeof commonFields> & { object: 'chat.completion.chunk' };
+  readonly #head: ChunkHead;
+  readonly #index: number;
   readonly #includeUsage: boolean;
   #seq = 0;
   #isOpened = false;
   #isDone = false;
 
-  constructor(response: Pick<Response, 'id' | 'model' | 'createdAtMs' | 'log'>, includeUsage: boolean) {
-    this.#log = response.log;
-    this.#head = { ...commonFields(response), object: 'chat.completion.chunk' };
+  constructor(log: Response['log'], head: ChunkHead, index: number, includeUsage: boolean) {
+    this.#log = log;
+    this.#head = head;
+    this.#index = index;
     this.#includeUsage = includeUsage;
   }
 
@@ -107,46 +127,47 @@ export class ChunkRenderer implements StreamRenderer {
 
   #end(end: EndEvent): string {
     this.#isDone = true;
-    // No [DONE] after an error: that is how clients tell a broken answer from a complete one.
-    if (end.error) return dataEvent(errorBody(end.error));
-    const finish = this.#chunk({}, finishReason(end.reason));
-    const usage = this.#includeUsage ? dataEvent({ ...this.#head, choices: [], usage: usageObject(end.usage) }) : '';
-    return finish + usage + DONE_EVENT;
+    return end.error ? '' : this.#chunk({}, finishReason(end.reason));
   }
 
   #chunk(delta: Record<string, unknown>, reason: string | null = null): string {
     return dataEvent({
       ...this.#head,
-      choices: [{ index: 0, delta, logprobs: null, finish_reason: reason }],
+      choices: [{ index: this.#index, delta, logprobs: null, finish_reason: reason }],
       ...(this.#includeUsage ? { usage: null } : {}),
     });
   }
 }
 
-function completionObject(response: Response, end: EndEvent) {
+function completionObject(choices: readonly Response[], ends: readonly EndEvent[]) {
+  return {
+    ...commonFields(choices[0]!),
+    object: 'chat.completion',
+    choices: choices.flatMap((response, index) => {
+      const end = ends[index]!;
+      return end.error === null ? choiceObject(response, index, end) : [];
+    }),
+    usage: usageObject(ends),
+  };
+}
+
+function choiceObject(response: Response, index: number, end: EndEvent) {
   const calls = response.toolCalls.map(({ id, name, arguments: text }) => ({
     id,
     type: 'function',
     function: { name, arguments: text },
   }));
   return {
-    ...commonFields(response),
-    object: 'chat.completion',
-    choices: [
-      {
-        index: 0,
-        message: {
-          role: 'assistant',
-          content: calls.length > 0 && response.text === '' ? null : response.text,
-          refusal: null,
-          annotations: [],
-          ...(calls.length > 0 ? { tool_calls: calls } : {}),
-        },
-        logprobs: null,
-        finish_reason: finishReason(end.reason),
-      },
-    ],
-    usage: usageObject(end.usage),
+    index,
+    message: {
+      role: 'assistant',
+      content: calls.length > 0 && response.text === '' ? null : response.text,
+      refusal: null,
+      annotations: [],
+      ...(calls.length > 0 ? { tool_calls: calls } : {}),
+    },
+    logprobs: null,
+    finish_reason: finishReason(end.reason),
   };
 }
 
@@ -177,7 +198,11 @@ function finishReason(reason: FinishReason): string {
   return reason === 'cancelled' || reason === 'error' ? 'stop' : reason;
 }
 
-function usageObject({ promptTokens, cachedTokens, completionTokens }: Usage) {
+/** The prompt counts once, whatever the number of choices. */
+function usageObject(ends: readonly EndEvent[]) {
+  const promptTokens = Math.max(...ends.map(({ usage }) => usage.promptTokens));
+  const cachedTokens = ends[0]!.usage.cachedTokens;
+  const completionTokens = ends.reduce((sum, { usage }) => sum + usage.completionTokens, 0);
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,

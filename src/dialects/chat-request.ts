@@ -2,7 +2,7 @@
 // name, or stands in `ignoredFields` below; nothing else is accepted. Used by chat-completions.ts.
 import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
-import { boolean, list, map, matching, oneOf, refuse, string, type Check } from '../../protocol/fields.ts';
+import { boolean, integer, list, map, matching, oneOf, refuse, string, type Check } from '../../protocol/fields.ts';
 import type { ChatMessage, ToolCall, ToolDefinition } from '../../protocol/messages.ts';
 import { parseTools, TOOL_NAME } from '../../protocol/options.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
@@ -16,6 +16,8 @@ export interface ChatRequest {
   sampling: SamplingParams;
   stream: boolean;
   includeUsage: boolean;
+  /** Answers to the same prompt. */
+  n: number;
 }
 
 /** Accepted without effect: they label a request, or name what happens anyway. The whole list; see the README. */
@@ -23,7 +25,6 @@ export const ignoredFields = ['user', 'metadata', 'prompt_cache_key', 'safety_id
 
 /** Accepted with these values only, which ask for what happens anyway. */
 const fixedFields: Record<string, readonly unknown[]> = {
-  n: [1],
   store: [false],
   logprobs: [false],
   parallel_tool_calls: [true],
@@ -152,6 +153,7 @@ export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
     sampling: parseSampling(body, samplingNames),
     stream: false,
     includeUsage: false,
+    n: 1,
   };
   let toolChoice: 'none' | 'auto' = 'auto';
   for (const [name, value] of Object.entries(body)) {
@@ -169,6 +171,9 @@ export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
       case 'tool_choice':
         if (value !== 'none' && value !== 'auto') unsupported(name, 'supports only "none" and "auto"');
         toolChoice = value;
+        break;
+      case 'n':
+        request.n = integer(1, Limits.choices)(value, name);
         break;
       case 'stream':
         request.stream = boolean(value, name);

@@ -39,15 +39,15 @@ export function getResponse(exchange: Exchange, services: Services, id: string):
 
 export function deleteResponse(exchange: Exchange, services: Services, id: string): void {
   const response = find(exchange, services, id);
-  services.responses.remove(response);
+  for (const choice of response.choices) services.responses.remove(choice);
   exchange.sendJson(200, { id: response.id, object: 'response', deleted: true });
 }
 
 /** Answers when the response has ended, which takes a step or a prefill chunk. Ended ones are answered as they are. */
 export async function cancelResponse(exchange: Exchange, services: Services, id: string): Promise<void> {
   const response = find(exchange, services, id);
-  response.cancel();
-  await response.ended;
+  for (const choice of response.choices) choice.cancel();
+  await Promise.all(response.choices.map((choice) => choice.ended));
   exchange.sendJson(200, responseObject(response));
 }
 

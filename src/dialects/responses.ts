@@ -50,12 +50,11 @@ export function streamEvents(
   const { startingAfter, headWaitMs, failsWithStatus } = options;
   void new LogWriter({
     exchange,
-    response,
-    renderer: new ResponseEventRenderer(response, startingAfter),
+    tracks: [{ response, renderer: new ResponseEventRenderer(response, startingAfter) }],
     headWaitMs,
     failsWithStatus,
     isBusy: () => services.responses.active >= BUSY_RESPONSES,
-    onWritten: () => observeWrite(services.metrics, response),
+    onWritten: (written) => observeWrite(services.metrics, written),
   });
 }
 

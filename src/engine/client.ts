@@ -4,7 +4,7 @@ import { Limits } from '../../protocol/constants.ts';
 import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
 import { Ev, Flag, endReasons } from '../../workers/messages.ts';
 import type { CompiledModel, EncodeResult, EngineRequest, FromWorker, PromptInput } from '../../workers/messages.ts';
-import type { StepOutput, StepStats } from '../../workers/messages.ts';
+import type { OtherChoice, StepOutput, StepStats } from '../../workers/messages.ts';
 import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
 
 /** Prompts with more characters than this are encoded on the CPU pool: no decode step waits for a tokenizer. */
@@ -15,8 +15,11 @@ const OVERLOAD_RETRY_MS = 2000;
 /** Flags there must be: one for every request that can be queued or running. */
 export const NUM_FLAGS = Limits.queuedRequests + 1024;
 
+/** What the choices of a request have in common. */
+type Common = Omit<EngineRequest, keyof OtherChoice | 'others'>;
+
 interface Active {
-  request: EngineRequest;
+  place: OtherChoice;
   sink: EngineSink;
   /** Its prompt is being encoded on the CPU pool; the workers do not know it yet. */
   isEncoding: boolean;
@@ -69,27 +72,27 @@ export class EngineClient {
   }
 
   /** See Engine.submit. */
-  submit(options: SubmitOptions, sink: EngineSink): number {
+  submit(options: SubmitOptions, sinks: readonly EngineSink[]): number[] {
     if (this.#isClosed) throw new ServiceError('shutting_down', 'the server is shutting down');
-    const flag = this.#numWaiting < Limits.queuedRequests ? this.#freeFlags.pop() : undefined;
-    if (flag === undefined) {
+    if (this.#numWaiting + sinks.length > Limits.queuedRequests || this.#freeFlags.length < sinks.length) {
       throw new ServiceError('overloaded', 'too many requests are waiting', { retryAfterMs: OVERLOAD_RETRY_MS });
     }
     const now = Date.now();
     const { deadlineMs, ...rest } = options;
-    const request: EngineRequest = {
+    const common = {
       ...rest,
-      id: nextId++,
-      flag,
       queueDeadline: now + Limits.queueTimeoutMs,
       deadline: deadlineMs === undefined ? Infinity : now + deadlineMs,
     };
-    const active: Active = { request, sink, isEncoding: false, isWaiting: true, dropped: 0 };
-    this.#active.set(request.id, active);
-    this.#numWaiting++;
-    if (promptChars(request.prompt) > LONG_PROMPT_CHARS) void this.#encodeThenSubmit(active);
-    else this.#workers.toLead({ op: 'submit', request });
-    return request.id;
+    const choices = sinks.map((sink, choice): Active => {
+      const place = { id: nextId++, flag: this.#freeFlags.pop()!, choice };
+      return { place, sink, isEncoding: false, isWaiting: true, dropped: 0 };
+    });
+    for (const active of choices) this.#active.set(active.place.id, active);
+    this.#numWaiting += choices.length;
+    if (promptChars(options.prompt) > LONG_PROMPT_CHARS) void this.#encodeThenSubmit(common, choices);
+    else this.#send(common, choices);
+    return choices.map(({ place }) => place.id);
   }
 
   /** See Engine.cancel. */
@@ -97,10 +100,13 @@ export class EngineClient {
     const active = this.#active.get(id);
     if (!active) return;
     if (active.isEncoding) {
-      queueMicrotask(() => this.#deliverEnd(id, null));
+      queueMicrotask(() => {
+        this.#end(id, 'cancelled', null);
+        this.onStepEnd?.();
+      });
       return;
     }
-    Atomics.store(this.#flags, active.request.flag, Flag.cancel);
+    Atomics.store(this.#flags, active.place.flag, Flag.cancel);
     this.#workers.wake();
   }
 
@@ -193,13 +199,8 @@ export class EngineClient {
 
   #exchangeFlag(id: number, expected: number, next: number): void {
     const active = this.#active.get(id);
-    if (!active || Atomics.compareExchange(this.#flags, active.request.flag, expected, next) !== expected) return;
+    if (!active || Atomics.compareExchange(this.#flags, active.place.flag, expected, next) !== expected) return;
     this.#workers.wake();
-  }
-
-  #deliverEnd(id: number, error: ServiceError | null): void {
-    this.#end(id, error ? 'error' : 'cancelled', error);
-    this.onStepEnd?.();
   }
 
   #end(id: number, reason: (typeof endReasons)[number], error: ServiceError | null): void {
@@ -207,8 +208,8 @@ export class EngineClient {
     if (!active) return;
     this.#active.delete(id);
     this.#admitted(active);
-    Atomics.store(this.#flags, active.request.flag, Flag.run);
-    this.#freeFlags.push(active.request.flag);
+    Atomics.store(this.#flags, active.place.flag, Flag.run);
+    this.#freeFlags.push(active.place.flag);
     active.sink.onEnd(reason, error);
   }
 
@@ -217,22 +218,30 @@ export class EngineClient {
     active.isWaiting = false;
   }
 
-  async #encodeThenSubmit(active: Active): Promise<void> {
-    const { request } = active;
-    active.isEncoding = true;
+  #send(common: Common, choices: readonly Active[]): void {
+    const [first, ...others] = choices.map(({ place }) => place);
+    this.#workers.toLead({ op: 'submit', request: { ...common, ...first!, others } });
+  }
+
+  async #encodeThenSubmit(common: Common, choices: readonly Active[]): Promise<void> {
+    for (const active of choices) active.isEncoding = true;
     let result: EncodeResult;
     try {
-      result = await this.#workers.encode(request.prompt, this.#maxLen - 1);
+      result = await this.#workers.encode(common.prompt, this.#maxLen - 1);
     } catch (error) {
       result = { code: 'internal', message: `encoding the prompt failed: ${String(error)}` };
     }
-    active.isEncoding = false;
-    if (!this.#active.has(request.id)) return;
+    for (const active of choices) active.isEncoding = false;
+    const wanted = choices.filter(({ place }) => this.#active.has(place.id));
+    if (wanted.length === 0) return;
     if ('code' in result) {
-      this.#deliverEnd(request.id, errorFromCode(result.code, result.message));
-      return;
+      const error = errorFromCode(result.code, result.message);
+      return this.fail(
+        wanted.map(({ place }) => place.id),
+        error,
+      );
     }
-    this.#workers.toLead({ op: 'submit', request: { ...request, prompt: { kind: 'encoded', ...result } } });
+    this.#send({ ...common, prompt: { kind: 'encoded', ...result } }, wanted);
   }
 }
 

@@ -90,11 +90,11 @@ export class ModelEngine implements Engine {
     this.#progress = progress;
   }
 
-  submit(options: SubmitOptions, sink: EngineSink): number {
+  submit(options: SubmitOptions, sinks: readonly EngineSink[]): number[] {
     if (!this.#client || this.#progress !== null) {
       throw new ServiceError('model_loading', `model ${this.#info.id} is loading`, { retryAfterMs: 1000 });
     }
-    return this.#client.submit(options, sink);
+    return this.#client.submit(options, sinks);
   }
 
   cancel(id: number): void {

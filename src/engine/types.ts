@@ -52,10 +52,11 @@ export interface Engine {
   /** Called after all events of one engine step were delivered to their sinks: the moment to flush sockets. */
   onStepEnd: (() => void) | null;
   /**
-   * Queues a request; events arrive at the sink, never during this call.
-   * Throws ServiceError (`overloaded`, `shutting_down`, `model_loading`). Returns the request id.
+   * Queues a request with a sink for each of its choices (nearly always one); events arrive at the sinks, never during
+   * this call. Throws ServiceError (`overloaded`, `shutting_down`, `model_loading`), and then nothing is queued. Returns
+   * the request ids of the choices, in order: each is cancelled, parked and ended on its own.
    */
-  submit(options: SubmitOptions, sink: EngineSink): number;
+  submit(options: SubmitOptions, sinks: readonly EngineSink[]): number[];
   /** Idempotent; the sink's onEnd('cancelled') follows within a step or prefill chunk. Unknown ids are ignored. */
   cancel(id: number): void;
   /**

@@ -32,7 +32,7 @@ export function createOnce(
   const requestKey = JSON.stringify(['http', caller.tenant, caller.keyId, exchange.path, key]);
   const digest = createHash('sha256').update(body).digest('base64');
   const known = responses.byRequest(requestKey);
-  if (known !== undefined && isWorthKeeping(known)) {
+  if (known !== undefined && known.choices.every(isWorthKeeping)) {
     if (bodies.get(known) !== digest) refuse('was used for another request body');
     return known;
   }

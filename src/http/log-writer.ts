@@ -1,5 +1,5 @@
-// Writes one response's log to one HTTP client as server-sent events, whatever the dialect: the dialect renders events,
-// this file decides when. The first event leaves at once; later ones of a busy server are collected for a short window,
+// Writes the logs of a request's responses (one, or one per choice) to one HTTP client as server-sent events, whatever
+// the dialect: the dialect renders events, this file decides when. The first event leaves at once; later ones of a busy server are collected for a short window,
 // which gives the engines back the time of needless wake-ups. A full socket stops the pulling, never the log; how far
 // the reader is behind decides with that of the others whether the response parks.
 import { FLUSH_WINDOW_MS } from '../../protocol/constants.ts';
@@ -29,18 +29,26 @@ export interface StreamRenderer {
   next(limit: number): string;
 }
 
-export interface LogWriterOptions {
-  exchange: Exchange;
+/** A response and how this client sees it. */
+export interface Track {
   response: Response;
   renderer: StreamRenderer;
+}
+
+export interface LogWriterOptions {
+  exchange: Exchange;
+  /** At least one; all are written as their events come. */
+  tracks: readonly Track[];
+  /** What ends the stream when all tracks are done; '' for nothing. */
+  ending?(): string;
   /** How long the head waits for the first event of the log, in milliseconds. */
   headWaitMs: number;
-  /** A response that fails before its first event, and before the head was written, is answered with its status. */
+  /** When all fail before their first event, and before the head was written, the answer is the failure's status. */
   failsWithStatus: boolean;
   /** Others are being served: small events may be collected. */
   isBusy(): boolean;
   /** Called after each write that carried new events. */
-  onWritten(): void;
+  onWritten(response: Response): void;
 }
 
 /** Callbacks that run together at the end of the current window. */
@@ -73,38 +81,43 @@ export class LogWriter implements Subscriber {
 
   constructor(options: LogWriterOptions) {
     this.#options = options;
-    const { response, exchange, headWaitMs } = options;
-    response.subscribe(this);
+    const { tracks, exchange, headWaitMs } = options;
+    for (const { response } of tracks) response.subscribe(this);
     exchange.onGone(() => this.#finish());
     if (headWaitMs > 0) this.#headTimer = setTimeout(() => this.#openAndPump(), headWaitMs);
     else this.#openAndPump();
   }
 
-  notify(): void {
+  notify(response: Response): void {
     if (this.#isDone) return;
-    const { response, renderer, isBusy } = this.#options;
-    const mayWait = renderer.seq > 0 && !response.isEnded && (response.class === 'chat' || response.class === 'batch');
+    const { isBusy } = this.#options;
+    const mayWait =
+      this.#seqOf(response) > 0 && !response.isEnded && (response.class === 'chat' || response.class === 'batch');
     if (mayWait && isBusy() && performance.now() - this.#lastWriteAt < FLUSH_WINDOW_MS) flushWindow.add(this.#flush);
     else this.#pump();
   }
 
   /** Only a full socket counts: what waits for its window is no sign of a slow reader. */
   behindBy(response: Response): number {
-    return this.#stream?.isBlocked ? response.log.head - this.#options.renderer.seq : 0;
+    return this.#stream?.isBlocked ? response.log.head - this.#seqOf(response) : 0;
+  }
+
+  #seqOf(response: Response): number {
+    return this.#options.tracks.find((track) => track.response === response)!.renderer.seq;
   }
 
   #pump(): void {
     if (this.#isDone) return;
     if (!this.#stream) {
-      const { response, failsWithStatus, exchange } = this.#options;
-      const error = failsWithStatus ? failedAtOnce(response) : null;
-      if (error) {
+      const { tracks, failsWithStatus, exchange } = this.#options;
+      const failures = tracks.map(({ response }) => (failsWithStatus ? failedAtOnce(response) : null));
+      if (failures.every((error) => error !== null)) {
         this.#finish();
-        exchange.sendError(error);
+        exchange.sendError(failures[0]);
         return;
       }
       // A change of state alone is no reason to give up the status of a failure.
-      if (response.log.head === 0) return;
+      if (tracks.every(({ response }, index) => response.log.head === 0 || failures[index] !== null)) return;
       this.#open();
     }
     this.#write();
@@ -121,24 +134,33 @@ export class LogWriter implements Subscriber {
     this.#stream = new EventStream(this.#options.exchange);
     this.#stream.onUnblocked = () => {
       this.#pump();
-      if (!this.#isDone) this.#options.response.reviewParking();
+      if (this.#isDone) return;
+      for (const { response } of this.#options.tracks) response.reviewParking();
     };
   }
 
   #write(): void {
-    const { renderer, onWritten } = this.#options;
+    const { tracks, ending } = this.#options;
     const stream = this.#stream!;
     while (!stream.isBlocked && !stream.isOver) {
-      const { seq } = renderer;
-      const events = renderer.next(EVENTS_PER_WRITE);
+      let events = '';
+      const advanced: Response[] = [];
+      for (const { response, renderer } of tracks) {
+        if (renderer.isDone) continue;
+        const { seq } = renderer;
+        events += renderer.next(EVENTS_PER_WRITE);
+        if (renderer.seq > seq) advanced.push(response);
+      }
+      const isOver = tracks.every(({ renderer }) => renderer.isDone);
+      if (isOver) events += ending?.() ?? '';
       if (events !== '') stream.write(events);
-      if (renderer.seq > seq) onWritten();
-      if (renderer.isDone) {
+      for (const response of advanced) this.#options.onWritten(response);
+      if (isOver) {
         this.#finish();
         stream.end();
         return;
       }
-      if (renderer.seq === seq) break;
+      if (advanced.length === 0) break;
     }
     this.#lastWriteAt = performance.now();
   }
@@ -146,7 +168,7 @@ export class LogWriter implements Subscriber {
   #finish(): void {
     this.#isDone = true;
     clearTimeout(this.#headTimer);
-    this.#options.response.unsubscribe(this);
+    for (const { response } of this.#options.tracks) response.unsubscribe(this);
   }
 }
 

@@ -105,6 +105,29 @@ export class Responses {
   }
 
   /**
+   * As `create`, for `count` answers to one prompt; all share the options, the first has the request key. Returns the
+   * first, whose `choices` are all of them.
+   */
+  createChoices(
+    engine: Engine,
+    caller: Caller,
+    options: CreateResponse & { prompt: PromptInput },
+    count: number,
+  ): Response {
+    const others: Response[] = [];
+    try {
+      return this.createWith(engine, caller, options, (first) => {
+        const shared = { ...options, requestKey: undefined, onForgotten: undefined };
+        while (others.length < count - 1) others.push(this.createWith(engine, caller, shared, () => {}));
+        first.start(options.prompt, others);
+      });
+    } catch (error) {
+      for (const response of others) this.#discard(response);
+      throw error;
+    }
+  }
+
+  /**
    * As `create`, but `begin` decides when to call `response.start`: in a session the prompt is known only when the
    * turn comes. When `begin` throws, nothing is kept.
    */
@@ -131,8 +154,7 @@ export class Responses {
     try {
       begin(response);
     } catch (error) {
-      this.#all.delete(response.id);
-      this.#active.delete(response);
+      this.#discard(response);
       throw error;
     }
     if (options.isKept === false) this.#unkept.add(response);
@@ -226,6 +248,12 @@ export class Responses {
     const running = [...this.#active];
     for (const response of running) response.fail(new ServiceError(code, message));
     await Promise.all(running.map((response) => response.ended));
+  }
+
+  /** It never came to be. */
+  #discard(response: Response): void {
+    this.#all.delete(response.id);
+    this.#active.delete(response);
   }
 
   #queuePublish(): void {

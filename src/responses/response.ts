@@ -84,6 +84,8 @@ export class Response implements EngineSink {
   /** Ids of the generated tokens, also of those without text. */
   readonly tokenIds: number[] = [];
   readonly toolCalls: ToolCall[] = [];
+  /** All answers to the same request (`n`), in order, this one among them. */
+  choices: readonly Response[] = [this];
   /** Resolves with the end event; never rejects. */
   readonly ended: Promise<EndEvent>;
 
@@ -208,15 +210,18 @@ export class Response implements EngineSink {
   /**
    * Hands the request to the engine, once. Throws what `Engine.submit` throws, and `deadline_exceeded` when the
    * deadline passed while it waited in its session. The caller then decides: forget the response, or `fail` it.
+   * `others` are responses with the same options that start with it: further choices, for which the engine computes the
+   * prompt only once. They end each on its own.
    */
-  start(prompt: PromptInput): void {
+  start(prompt: PromptInput, others: readonly Response[] = []): void {
     if (this.isSubmitted || this.isEnded) throw new Error(`${this.id} was started twice or after its end`);
     const { deadlineMs } = this.#options;
     const leftMs = deadlineMs === undefined ? undefined : deadlineMs - (this.#hooks.now() - this.createdAtMs);
     if (leftMs !== undefined && leftMs <= 0) {
       throw new ServiceError('deadline_exceeded', 'The deadline passed before the request could start.');
     }
-    this.#requestId = this.#engine.submit(
+    const choices = [this, ...others];
+    const ids = this.#engine.submit(
       {
         tenant: this.caller.tenant,
         session: this.#options.conversation ?? this.sessionId ?? '',
@@ -226,8 +231,12 @@ export class Response implements EngineSink {
         sampling: this.#options.sampling,
         ...(leftMs === undefined ? {} : { deadlineMs: leftMs }),
       },
-      this,
+      choices,
     );
+    for (const [index, choice] of choices.entries()) {
+      choice.choices = choices;
+      choice.#requestId = ids[index]!;
+    }
   }
 
   /** Idempotent. A started response ends as `cancelled` within an engine step or prefill chunk, others at once. */

@@ -28,11 +28,26 @@ export function threefry(key0: number, key1: number, counter0: number, counter1:
 }
 
 const block = new Uint32Array(2);
+/** High counter word of the choices' seeds: no step count is as large. */
+const CHOICE_DOMAIN = 0xffffffff;
 
 /** Uniform number in [0, 1) with 53 random bits. seed: any safe integer; step: 0, 1, 2, … */
 export function uniform(seed: number, step: number): number {
-  threefry(seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0, step >>> 0, Math.floor(step / 2 ** 32) >>> 0, block);
+  return bits53(seed, step >>> 0, Math.floor(step / 2 ** 32) >>> 0) / 2 ** 53;
+}
+
+/**
+ * Seed of choice `choice` of a request with this seed: the seed itself for the first, so that one choice of many is the
+ * answer that is given alone; for the others the 53 bits of Threefry's block (choice, 2^32 - 1), which no step uses.
+ */
+export function choiceSeed(seed: number, choice: number): number {
+  return choice === 0 ? seed : bits53(seed, choice, CHOICE_DOMAIN);
+}
+
+/** 53 random bits of the seed's block with this counter. */
+function bits53(seed: number, counter0: number, counter1: number): number {
+  threefry(seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0, counter0, counter1, block);
   const high = (block[0] ?? 0) >>> 5; // 27 bits
   const low = (block[1] ?? 0) >>> 6; // 26 bits
-  return (high * 2 ** 26 + low) / 2 ** 53;
+  return high * 2 ** 26 + low;
 }

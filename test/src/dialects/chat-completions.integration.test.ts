@@ -146,8 +146,98 @@ describe('POST /v1/chat/completions', () => {
     expect(second.choices[0]?.message.content).toBe('Blue.');
   });
 
+  it('gives several choices of one prompt, which counts once', async () => {
+    test.engine.script = (_, choice) => [`Answer ${choice}`, '.', ...(choice === 1 ? ['..'] : [])];
+    test.play();
+    const before = test.engine.submitted.length;
+    const answer = await client.chat.completions.create({ model: 'default', messages: hi, n: 3 });
+    expect(test.engine.submitted.length).toBe(before + 1);
+    expect(answer.choices.map(({ index, message }) => [index, message.content])).toEqual([
+      [0, 'Answer 0.'],
+      [1, 'Answer 1...'],
+      [2, 'Answer 2.'],
+    ]);
+    expect(answer.usage).toMatchObject({ prompt_tokens: 2, completion_tokens: 7, total_tokens: 9 });
+  });
+
+  it('streams several choices side by side, with one usage and one [DONE]', async () => {
+    test.engine.script = (_, choice) => [`Answer ${choice}`, ' a', ' b', ' c'];
+    test.play();
+    const stream = client.chat.completions.stream({
+      model: 'default',
+      messages: hi,
+      n: 3,
+      stream_options: { include_usage: true },
+    });
+    const order: number[] = [];
+    for await (const { choices } of stream)
+      for (const { index, delta } of choices) if (delta.content) order.push(index);
+    const final = await stream.finalChatCompletion();
+    expect(final.choices.map(({ message }) => message.content)).toEqual([0, 1, 2].map((i) => `Answer ${i} a b c`));
+    expect(final.usage).toMatchObject({ prompt_tokens: 2, completion_tokens: 12 });
+    expect(order.indexOf(2)).toBeLessThan(order.lastIndexOf(0));
+    const lines = await rawStream({ n: 2 });
+    expect(lines.filter((line) => line === '[DONE]')).toHaveLength(1);
+    const chunks = lines.slice(0, -1).map((line) => JSON.parse(line));
+    for (const index of [0, 1]) {
+      const own = chunks.map((chunk) => chunk.choices[0]).filter((choice) => choice.index === index);
+      expect(own[0].delta.role).toBe('assistant');
+      expect(own.map((choice) => choice.finish_reason).filter(Boolean)).toEqual(['stop']);
+    }
+  });
+
+  it('keeps the other choices when one fails', async () => {
+    const lost = { end: 'error' as const, error: new ServiceError('worker_lost', 'Lost.') };
+    test.engine.script = (_, choice) => (choice === 1 ? ['Hel', lost] : ['Hello', ' all', '.']);
+    test.play();
+    const answer = await client.chat.completions.create({ model: 'default', messages: hi, n: 3 });
+    expect(answer.choices.map(({ index, message }) => [index, message.content])).toEqual([
+      [0, 'Hello all.'],
+      [2, 'Hello all.'],
+    ]);
+    const chunks = (await rawStream({ n: 3 })).map((line) => JSON.parse(line));
+    expect(chunks.at(-1).error).toMatchObject({ code: 'worker_lost' });
+    const finished = chunks.flatMap(({ choices }) => (choices?.[0]?.finish_reason ? choices[0].index : []));
+    expect(finished.toSorted()).toEqual([0, 2]);
+    test.engine.script = () => [lost];
+    for (const stream of [false, true]) {
+      await expect(create({ n: 2, stream })).rejects.toMatchObject({ status: 503, code: 'worker_lost' });
+    }
+  });
+
+  it.each([true, false])('stops all choices when the client leaves (stream: %s)', async (stream) => {
+    test.engine.script = () => Array.from({ length: 100_000 }, () => 'x');
+    test.play();
+    const controller = new AbortController();
+    const running = client.chat.completions.create(
+      { model: 'default', messages: hi, stream, n: 3 },
+      { signal: controller.signal },
+    );
+    running.catch(() => {});
+    await until('the choices run', () => test.engine.gauges.running === 3);
+    if (stream) await running;
+    controller.abort();
+    await until('the choices are over', () => test.engine.active.size === 0);
+  });
+
+  it('stops all choices when the completion is cancelled by its id, and repeats all of them for its key', async () => {
+    test.engine.script = () => Array.from({ length: 100_000 }, () => 'x');
+    test.play();
+    const first = await client.chat.completions.create({ model: 'default', messages: hi, stream: true, n: 2 });
+    const { value } = await first[Symbol.asyncIterator]().next();
+    await fetch(`${test.url}/v1/responses/${value!.id}/cancel`, { method: 'POST' });
+    expect(test.engine.active.size).toBe(0);
+    test.engine.script = (_, choice) => [`Answer ${choice}`];
+    const body = { model: 'default', messages: hi, n: 2 };
+    const options = { idempotencyKey: 'several', headers: { 'Idempotency-Key': 'several' } };
+    const answers = [];
+    for (let i = 0; i < 2; i++) answers.push(await client.chat.completions.create(body, options));
+    expect(answers[0]).toEqual(answers[1]);
+    expect(answers[1]!.choices).toHaveLength(2);
+  });
+
   it('reports the documented errors to the official client', async () => {
-    await expect(create({ n: 2 })).rejects.toMatchObject({ status: 400, code: 'unsupported', param: 'n' });
+    await expect(create({ n: 9 })).rejects.toMatchObject({ status: 400, code: 'invalid_request', param: 'n' });
     await expect(create({ temperature: 9 })).rejects.toMatchObject({ status: 400, code: 'invalid_request' });
     await expect(create({ model: 'gpt-9' })).rejects.toMatchObject({ status: 404, code: 'model_not_found' });
     test.engine.refuse = new ServiceError('overloaded', 'Full.', { retryAfterMs: 2500 });

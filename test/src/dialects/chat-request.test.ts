@@ -16,6 +16,7 @@ describe('parseChatRequest', () => {
       sampling: defaultSampling,
       stream: false,
       includeUsage: false,
+      n: 1,
     });
   });
 
@@ -118,7 +119,6 @@ describe('parseChatRequest', () => {
   });
 
   it.each<[param: string, fields: Record<string, unknown>]>([
-    ['n', { n: 2 }],
     ['logprobs', { logprobs: true }],
     ['top_logprobs', { top_logprobs: 3 }],
     ['store', { store: true }],

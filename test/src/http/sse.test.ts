@@ -114,8 +114,7 @@ describe('LogWriter', () => {
     const { exchange, response } = fakeExchange();
     void new LogWriter({
       exchange,
-      response: generated,
-      renderer: new PlainRenderer(generated),
+      tracks: [{ response: generated, renderer: new PlainRenderer(generated) }],
       headWaitMs: HEAD_WAIT_MS,
       failsWithStatus: true,
       isBusy: () => isBusy,

@@ -83,7 +83,7 @@ export function generate(
       resolve(result);
     },
   };
-  result.id = engine.submit(
+  [result.id] = engine.submit(
     {
       tenant: 'test',
       session: '',
@@ -93,8 +93,8 @@ export function generate(
       sampling: { ...defaultSampling, temperature: 0, seed: 1, ...sampling },
       ...options,
     },
-    sink,
-  );
+    [sink],
+  ) as [number];
   return {
     result,
     done,

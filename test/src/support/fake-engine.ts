@@ -41,8 +41,8 @@ export class FakeEngine implements Engine {
   isReady = true;
   progress: Engine['progress'] = null;
   onStepEnd: (() => void) | null = null;
-  /** Events of the next requests. */
-  script: (options: SubmitOptions) => ScriptEvent[] = () => ['Hello', ' world', '.'];
+  /** Events of the next requests, for each of their choices. */
+  script: (options: SubmitOptions, choice: number) => ScriptEvent[] = () => ['Hello', ' world', '.'];
   /** When set, submit throws it. */
   refuse: ServiceError | null = null;
   /** Requests not ended, in order of submission. */
@@ -71,11 +71,15 @@ export class FakeEngine implements Engine {
     return { waiting, running, residentSlots: 0, kvUsedTokens: 0, kvReservedBytes: 0, hookMisses: 0 };
   }
 
-  submit(options: SubmitOptions, sink: EngineSink): number {
+  submit(options: SubmitOptions, sinks: readonly EngineSink[]): number[] {
     if (this.refuse !== null) throw this.refuse;
-    const id = this.#nextId++;
-    const script = this.script(options);
     this.submitted.push(options);
+    return sinks.map((sink, choice) => this.#add(options, sink, choice));
+  }
+
+  #add(options: SubmitOptions, sink: EngineSink, choice: number): number {
+    const id = this.#nextId++;
+    const script = this.script(options, choice);
     this.active.set(id, {
       id,
       options,

@@ -112,6 +112,11 @@ export class EngineKit {
       class?: LatencyClass;
     } = {},
   ): number {
+    return this.submitChoices(1, content, options)[0]!;
+  }
+
+  /** One request with so many choices; their ids. */
+  submitChoices(n: number, content: string | number[], options: Parameters<EngineKit['submit']>[1] = {}): number[] {
     const {
       session = '',
       tenant = 't',
@@ -120,10 +125,13 @@ export class EngineKit {
       class: latencyClass = 'chat',
       ...sampling
     } = options;
-    const id = this.#nextId++;
+    const [first, ...others] = Array.from({ length: n }, (_, choice) => {
+      const id = this.#nextId++;
+      return { id, flag: id % 4096, choice };
+    });
     const request: EngineRequest = {
-      id,
-      flag: id % 4096,
+      ...first!,
+      others,
       tenant,
       session,
       class: latencyClass,
@@ -136,20 +144,23 @@ export class EngineKit {
       queueDeadline: Infinity,
       deadline,
     };
-    this.outcomes.set(id, {
-      id,
-      tokens: [],
-      text: '',
-      ends: [],
-      error: '',
-      cachedTokens: -1,
-      promptTokens: 0,
-      promptIds: [],
-      tools: [],
-      endedAtStep: 0,
-    });
+    const ids = [first!, ...others].map(({ id }) => id);
+    for (const id of ids) {
+      this.outcomes.set(id, {
+        id,
+        tokens: [],
+        text: '',
+        ends: [],
+        error: '',
+        cachedTokens: -1,
+        promptTokens: 0,
+        promptIds: [],
+        tools: [],
+        endedAtStep: 0,
+      });
+    }
     this.post(0, { op: 'submit', request });
-    return id;
+    return ids;
   }
 
   get gauges(): EngineGauges {
