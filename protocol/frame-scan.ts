@@ -21,20 +21,37 @@ export interface FrameHead {
 }
 
 const PROTO_KEY = [...'__proto__'].map((char) => char.charCodeAt(0));
-const utf8 = new TextDecoder();
+const utf8 = new TextDecoder('utf-8', { ignoreBOM: true });
+
+/** Where a string begins whose first character is U+FEFF, and that has a length of its own behind its type byte. */
+export interface MarkedString {
+  /** Of its type byte. */
+  start: number;
+  /** Of its first character. */
+  textStart: number;
+  textBytes: number;
+}
+
+const none: readonly MarkedString[] = [];
 
 // Cursor of the scan now running. A scan never yields, so one cursor serves all.
 let bytes: Uint8Array = new Uint8Array(0);
 let position = 0;
 let numParts = 0;
+let marked: MarkedString[] | null = null;
 
-/** Throws ServiceError `invalid_frame` unless `frame` is exactly one value of the subset. */
-export function checkFrame(frame: Uint8Array): void {
+/**
+ * Throws ServiceError `invalid_frame` unless `frame` is exactly one value of the subset. Returns those of its
+ * strings that begin with U+FEFF, in their order, without the short ones (fixstr): some decoders drop that character.
+ */
+export function checkFrame(frame: Uint8Array): readonly MarkedString[] {
   bytes = frame;
   position = 0;
   numParts = 0;
+  marked = null;
   skipValue(0);
   if (position !== frame.length) refuse(`${frame.length - position} bytes follow the frame`);
+  return marked ?? none;
 }
 
 /**
@@ -86,11 +103,11 @@ function skipValue(depth: number): void {
       // Sign of the upper half: int64 is signed.
       return skipInt64(uint(4) | 0);
     case 0xd9:
-      return skip(uint(1));
+      return skipText(position - 1, uint(1));
     case 0xda:
-      return skip(uint(2));
+      return skipText(position - 1, uint(2));
     case 0xdb:
-      return skip(uint(4));
+      return skipText(position - 1, uint(4));
     case 0xdc:
       return skipArray(uint(2), depth);
     case 0xdd:
@@ -126,6 +143,7 @@ function enter(depth: number, parts: number): void {
 }
 
 function skipKey(): void {
+  const keyStart = position;
   const type = next();
   let length: number;
   if (type >= 0xa0 && type <= 0xbf) length = type & 0x1f;
@@ -134,7 +152,8 @@ function skipKey(): void {
   else if (type === 0xdb) length = uint(4);
   else return refuse('a map key is not a string');
   const start = position;
-  skip(length);
+  if (type >= 0xd9) skipText(keyStart, length);
+  else skip(length);
   // The decoder would rename this key silently; a field that is not what was sent is worse than a refusal.
   if (length === PROTO_KEY.length && PROTO_KEY.every((byte, i) => bytes[start + i] === byte)) {
     refuse('the map key __proto__ is not allowed');
@@ -144,6 +163,16 @@ function skipKey(): void {
 function skipInt64(high: number): void {
   const low = uint(4);
   if (!Number.isSafeInteger(high * 2 ** 32 + low)) refuse('an integer is beyond ±(2^53 - 1)');
+}
+
+/** A string of str 8, 16 or 32 whose length was just read. */
+function skipText(start: number, textBytes: number): void {
+  const textStart = position;
+  skip(textBytes);
+  if (textBytes < 3 || bytes[textStart] !== 0xef || bytes[textStart + 1] !== 0xbb || bytes[textStart + 2] !== 0xbf)
+    return;
+  marked ??= [];
+  marked.push({ start, textStart, textBytes });
 }
 
 function skip(length: number): void {

@@ -62,6 +62,26 @@ describe('The SDK as a package', () => {
     }
   });
 
+  it('keeps U+FEFF at the start of text, of every length, as browsers decode it', async () => {
+    const pieces = Array.from({ length: 160 }, (_, length) => `\uFEFF${'é'.repeat(length)}`);
+    const server = await FakeServer.start({ script: () => ({ pieces, pauseMs: 0 }) });
+    try {
+      const program = `
+        import { connect } from 'tokenwire-sdk';
+        const client = connect(process.argv[2]);
+        const pieces = [];
+        for await (const text of client.session().send('go', { offsets: true })) pieces.push(text);
+        console.log(JSON.stringify(pieces.join('')));
+        client.close();
+      `;
+      writeFileSync(join(project, 'marks.mjs'), program);
+      const { stdout } = await promisify(execFile)(process.execPath, ['marks.mjs', server.url], { cwd: project });
+      expect(JSON.parse(stdout)).toBe(pieces.join(''));
+    } finally {
+      await server.stop();
+    }
+  });
+
   it('type-checks in a strict project that looks into libraries, and refuses what is wrong there', () => {
     const good = `
       import { connect, ConnectionLostError } from 'tokenwire-sdk';
