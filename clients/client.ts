@@ -258,7 +258,7 @@ export class Client {
     return {
       isUsable: () => this.#connection.isUsable,
       whenUsable: () => this.#whenUsable(),
-      request: (build) => this.#request((requestId) => build(openLane(), requestId)),
+      request: (build, id) => this.#request((requestId) => build(openLane(), requestId), id),
       start: (begin, options) => {
         const watch = this.#watches.begin({ owner, ...options });
         if (watch.response.isEnded) return watch.response;
@@ -297,13 +297,12 @@ export class Client {
   }
 
   /** Sends now; the promise rejects with ConnectionLostError when the connection drops before the answer. */
-  #request(build: (requestId: string) => ClientMessage): Promise<ServerMessage> {
+  #request(build: (requestId: string) => ClientMessage, requestId = randomId()): Promise<ServerMessage> {
     return new Promise((resolve, reject) => {
       if (!this.#connection.isUsable) {
         reject(this.state.state === 'closed' ? closedError(this.state) : new ConnectionLostError('not connected'));
         return;
       }
-      const requestId = randomId();
       const message = build(requestId);
       this.#requests.set(requestId, { resolve, reject });
       this.#connection.send(message);

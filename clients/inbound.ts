@@ -3,7 +3,17 @@
 import { Op } from '../protocol/messages.ts';
 import type { ServerMessage } from '../protocol/messages.ts';
 
-type Kind = 'number' | 'numberOrNull' | 'boolean' | 'text' | 'textOrNull' | 'object' | 'objectOrNull' | 'list' | 'any';
+type Kind =
+  | 'number'
+  | 'numberOrNull'
+  | 'numberOrAbsent'
+  | 'boolean'
+  | 'text'
+  | 'textOrNull'
+  | 'object'
+  | 'objectOrNull'
+  | 'list'
+  | 'any';
 
 /** Kinds of the fields after [op, lane], in order. */
 const shapes: Readonly<Record<number, readonly Kind[]>> = {
@@ -12,7 +22,7 @@ const shapes: Readonly<Record<number, readonly Kind[]>> = {
   [Op.LaneClosed]: [],
   [Op.SessionOpened]: ['text', 'object'],
   [Op.Sessions]: ['text', 'list'],
-  [Op.SessionHistory]: ['text', 'text', 'list'],
+  [Op.SessionHistory]: ['text', 'text', 'list', 'numberOrAbsent'],
   [Op.SessionClosed]: ['text', 'text'],
   [Op.Created]: ['text', 'number', 'text', 'text', 'textOrNull'],
   [Op.Deltas]: ['list'],
@@ -34,6 +44,8 @@ function fits(value: unknown, kind: Kind): boolean {
       return typeof value === 'number';
     case 'numberOrNull':
       return value === null || typeof value === 'number';
+    case 'numberOrAbsent':
+      return value === undefined || value === null || typeof value === 'number';
     case 'boolean':
       return typeof value === 'boolean';
     case 'text':

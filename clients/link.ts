@@ -18,8 +18,11 @@ export interface Link {
   isUsable(): boolean;
   /** Fulfils when requests may be sent; rejects once the client is closed. */
   whenUsable(): Promise<void>;
-  /** Sends a request on this lane now. Rejects with ConnectionLostError when the connection drops before the answer. */
-  request(build: (lane: number, requestId: string) => ClientMessage): Promise<ServerMessage>;
+  /**
+   * Sends a request on this lane now. Rejects with ConnectionLostError when the connection drops before the answer; sent
+   * again with the same `requestId` (default: a new one), it is the same request for the server.
+   */
+  request(build: (lane: number, requestId: string) => ClientMessage, requestId?: string): Promise<ServerMessage>;
   /**
    * Makes a response at once; its create leaves when `begin` calls back with options, or fails with an error. `ready`
    * has to be awaited before: what the create replaces must have its name.

@@ -16,7 +16,9 @@ import { abortable } from './abortable.ts';
 import type { WaitOptions } from './abortable.ts';
 import { Conversation } from './conversation.ts';
 import { ConnectionLostError } from './errors.ts';
+import { readHistory } from './history.ts';
 import type { Link } from './link.ts';
+import { randomId } from './random-id.ts';
 import { ResponseStream } from './response.ts';
 import { listen, viewOf } from './send-options.ts';
 import type { SendOptions } from './send-options.ts';
@@ -67,6 +69,8 @@ export class Session {
   #mustRefresh: boolean;
   /** Answers asked for that have not ended here. */
   readonly #running = new Set<ResponseStream>();
+  /** The request that makes it, until its answer came: repeated after a lost connection it makes no second session. */
+  #makeId: string | null = null;
   #wasLoading = false;
   #loadingTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -163,10 +167,11 @@ export class Session {
 
   /** The conversation as the server keeps it. */
   async history(options: WaitOptions = {}): Promise<ChatMessage[]> {
-    const answer = await this.#ask((lane, requestId, session) => [Op.History, lane, requestId, session], options);
-    if (answer[0] !== Op.SessionHistory) throw wrongAnswer(answer);
-    this.#conversation.replace(answer[4], this.#running);
-    return answer[4];
+    const messages = await readHistory((start) =>
+      this.#ask((lane, requestId, session) => [Op.History, lane, requestId, session, start], options),
+    );
+    this.#conversation.replace(messages, this.#running);
+    return messages;
   }
 
   /**
@@ -274,25 +279,32 @@ export class Session {
   async #open(): Promise<void> {
     let origin: SessionOrigin = this.#id === null ? 'new' : 'kept';
     let answer: ServerMessage;
-    const make = (): SessionOptions => ({ ...this.#make, ...this.#conversation.asOptions(this.#make.system) });
+    const open = (options: SessionOptions, id?: string): Promise<ServerMessage> =>
+      this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, options], id);
+    const make = (): Promise<ServerMessage> => {
+      this.#makeId ??= randomId();
+      return open({ ...this.#make, ...this.#conversation.asOptions(this.#make.system) }, this.#makeId);
+    };
     try {
-      const options = this.#id === null ? make() : { session: this.#id };
-      answer = await this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, options]);
+      answer = await (this.#id === null ? make() : open({ session: this.#id }));
     } catch (error) {
       const isForgotten = error instanceof ServiceError && error.code === 'unknown_session' && this.#id !== null;
       if (!isForgotten || !this.#recreate) throw error;
       origin = 'recreated';
-      answer = await this.#link.request((lane, requestId) => [Op.OpenSession, lane, requestId, make()]);
+      answer = await make();
     }
     if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
+    this.#makeId = null;
     // Answers under way may have ended there and not here yet: then the count here is the one to go on from.
     const isFirst = this.#info === null || origin !== 'kept';
     const takesAll = isFirst || (this.#mustRefresh && this.#running.size === 0);
     this.#know(answer[3], takesAll);
     if (origin === 'kept' && takesAll && this.#mustRefresh && this.#recreate) {
       const { session } = answer[3];
-      const history = await this.#link.request((lane, requestId) => [Op.History, lane, requestId, session]);
-      if (history[0] === Op.SessionHistory) this.#conversation.replace(history[4], this.#running);
+      const messages = await readHistory((start) =>
+        this.#link.request((lane, requestId) => [Op.History, lane, requestId, session, start]),
+      );
+      this.#conversation.replace(messages, this.#running);
     }
     if (takesAll) this.#mustRefresh = false;
     if (this.#wasLoading) {
@@ -323,15 +335,16 @@ export class Session {
     return turn;
   }
 
-  /** A request that may be repeated: after a lost connection it is sent again on the next one. */
+  /** A request that may be repeated: after a lost connection it is sent again on the next one, with the same id. */
   async #ask(
     build: (lane: number, requestId: string, session: string) => ClientMessage,
     { signal }: WaitOptions,
   ): Promise<ServerMessage> {
+    const id = randomId();
     for (;;) {
       const sending = this.#inOrder(() => {
         signal?.throwIfAborted();
-        return { answer: this.#link.request((lane, requestId) => build(lane, requestId, this.#id as string)) };
+        return { answer: this.#link.request((lane, requestId) => build(lane, requestId, this.#id as string), id) };
       });
       const sent = await abortable(sending, signal);
       try {

@@ -38,6 +38,10 @@ export const Limits = {
   choices: 8,
   /** Requests of one session waiting behind the running one; one more is `session_busy`. */
   queuedPerSession: 4,
+  /** Largest page of a history; one message alone may be larger. */
+  historyPageMessages: 1024,
+  /** Text of a page as UTF-8. */
+  historyPageBytes: 256 << 10,
   sessions: 10_000,
   /** Messages and token ids kept by all sessions together. */
   sessionMemoryBytes: 512 << 20,

@@ -183,7 +183,8 @@ export type ClientMessage =
   | [op: typeof Op.CloseLane, lane: number]
   | [op: typeof Op.OpenSession, lane: number, requestId: string, options: SessionOptions]
   | [op: typeof Op.ListSessions, lane: number, requestId: string]
-  | [op: typeof Op.History, lane: number, requestId: string, session: string]
+  /** One page: messages from number `start` on (default 0), at most `count` of them. */
+  | [op: typeof Op.History, lane: number, requestId: string, session: string, start?: number, count?: number]
   /** Keeps the first `numTurns` turns. */
   | [op: typeof Op.Rollback, lane: number, requestId: string, session: string, numTurns: number]
   /** A new session with the first `numTurns` turns of this one. */
@@ -220,7 +221,15 @@ export type ServerMessage =
   /** Answers OpenSession, Rollback and Fork. */
   | [op: typeof Op.SessionOpened, lane: number, requestId: string, info: SessionInfo]
   | [op: typeof Op.Sessions, lane: number, requestId: string, sessions: SessionInfo[]]
-  | [op: typeof Op.SessionHistory, lane: number, requestId: string, session: string, messages: ChatMessage[]]
+  /** `next` is the number of the first message behind this page, nil when there is none. */
+  | [
+      op: typeof Op.SessionHistory,
+      lane: number,
+      requestId: string,
+      session: string,
+      messages: ChatMessage[],
+      next: number | null,
+    ]
   | [op: typeof Op.SessionClosed, lane: number, requestId: string, session: string]
   | [
       op: typeof Op.Created,

@@ -28,6 +28,8 @@ const handle = integer(1, MAX_ID);
 const offset = integer(0, Number.MAX_SAFE_INTEGER);
 const seq = integer(0, Number.MAX_SAFE_INTEGER);
 const numTurns = integer(0, MAX_ID);
+const start = integer(0, MAX_ID);
+const count = integer(1, MAX_ID);
 const version = integer(0, MAX_ID);
 const nonceText = string(0, 128);
 
@@ -56,7 +58,7 @@ export function parseClientMessage(value: unknown): ParsedFrame {
 
 function parseFields(op: number, lane: number, frame: unknown[]): ClientMessage {
   // nil and a missing entry are the same.
-  const [, , a = null, b = null, c = null] = frame;
+  const [, , a = null, b = null, c = null, d = null] = frame;
   switch (op) {
     case Op.Hello:
       if (lane !== 0) integer(0, 0)(lane, 'lane');
@@ -69,7 +71,11 @@ function parseFields(op: number, lane: number, frame: unknown[]): ClientMessage 
       return [op, lane, parseRequestId(a, 'requestId'), parseSessionOptions(b ?? {}, '')];
     case Op.ListSessions:
       return [op, lane, parseRequestId(a, 'requestId')];
-    case Op.History:
+    case Op.History: {
+      const session = [parseRequestId(a, 'requestId'), parseRequestId(b, 'session')] as const;
+      if (d !== null) return [op, lane, ...session, start(c ?? 0, 'start'), count(d, 'count')];
+      return c === null ? [op, lane, ...session] : [op, lane, ...session, start(c, 'start')];
+    }
     case Op.CloseSession:
       return [op, lane, parseRequestId(a, 'requestId'), parseRequestId(b, 'session')];
     case Op.Rollback:

@@ -10,6 +10,8 @@ import type { Caller } from '../auth/caller.ts';
 import type { Engine } from '../engine/types.ts';
 import type { Responses } from '../responses/registry.ts';
 import type { Response } from '../responses/response.ts';
+import { historyPage } from './history-page.ts';
+import type { HistoryPage } from './history-page.ts';
 import { Session } from './session.ts';
 import type { SessionSetup } from './session.ts';
 
@@ -24,6 +26,13 @@ export interface CreateOrigin {
   class: LatencyClass;
   /** What `supersede` names there. Throws `unknown_response`. Needed only with that option. */
   named?: (supersede: number | string) => Response[];
+}
+
+/** Which request makes a session, so that its repetition is known. */
+export interface SessionRequest {
+  /** The client instance that chose the requestId. */
+  origin: string;
+  requestId: string;
 }
 
 export interface SessionsOptions {
@@ -42,6 +51,8 @@ export class Sessions {
   readonly #idleMs: number;
   /** In the order of last use, longest idle first. */
   readonly #sessions = new Map<string, Session>();
+  /** By the request that made them, as long as they are kept: so there are never more keys than sessions. */
+  readonly #byRequest = new Map<string, Session>();
   #bytes = 0;
 
   constructor(responses: Responses, engineFor: EngineFor, options: SessionsOptions = {}) {
@@ -62,9 +73,15 @@ export class Sessions {
     return this.#bytes;
   }
 
-  /** Opens a new session, or the one named in the options. Throws `unknown_session`, `unknown_model`, `overloaded`. */
-  open(caller: Caller, options: SessionOptions): SessionInfo {
+  /**
+   * Opens a new session, or the one named in the options, or the one that the same `request` has opened before.
+   * Throws `unknown_session`, `unknown_model`, `overloaded`.
+   */
+  open(caller: Caller, options: SessionOptions, request?: SessionRequest): SessionInfo {
     if (options.session !== undefined) return this.get(options.session, caller).info;
+    const requestKey = sessionKey(caller, 'open', request);
+    const known = this.#made(requestKey);
+    if (known !== undefined) return known.info;
     const system: ChatMessage[] = options.system === undefined ? [] : [{ role: 'system', content: options.system }];
     return this.#add({
       tenant: caller.tenant,
@@ -75,6 +92,7 @@ export class Sessions {
       truncation: options.truncation ?? 'auto',
       head: [...system, ...(options.messages ?? [])],
       turns: [],
+      requestKey,
     }).info;
   }
 
@@ -96,8 +114,9 @@ export class Sessions {
     return own.toReversed().map((session) => session.info);
   }
 
-  history(caller: Caller, id: string): ChatMessage[] {
-    return this.get(id, caller).messages;
+  /** A page of the session's messages, from number `start` on. */
+  history(caller: Caller, id: string, start?: number, count?: number): HistoryPage {
+    return historyPage(this.get(id, caller).messages, start, count);
   }
 
   rollback(caller: Caller, id: string, numTurns: number): SessionInfo {
@@ -106,8 +125,13 @@ export class Sessions {
     return session.info;
   }
 
-  fork(caller: Caller, id: string, numTurns: number): SessionInfo {
-    return this.#add(this.get(id, caller).forkSetup(numTurns, Math.floor(this.#now()))).info;
+  /** A new session with the first turns of another, or the one that the same `request` has made before. */
+  fork(caller: Caller, id: string, numTurns: number, request?: SessionRequest): SessionInfo {
+    const requestKey = sessionKey(caller, 'fork', request);
+    const known = this.#made(requestKey);
+    if (known !== undefined) return known.info;
+    const setup = this.get(id, caller).forkSetup(numTurns, Math.floor(this.#now()));
+    return this.#add({ ...setup, requestKey }).info;
   }
 
   close(caller: Caller, id: string): void {
@@ -190,6 +214,15 @@ export class Sessions {
     }
   }
 
+  /** The session that this request has made, if it is still kept. Counts as use. */
+  #made(requestKey: string | undefined): Session | undefined {
+    if (requestKey === undefined) return undefined;
+    this.sweep();
+    const session = this.#byRequest.get(requestKey);
+    if (session !== undefined) this.#touch(session);
+    return session;
+  }
+
   #add(setup: SessionSetup): Session {
     this.sweep();
     const session = new Session(setup, (changed, addedBytes) => this.#changed(changed, addedBytes));
@@ -197,6 +230,7 @@ export class Sessions {
       throw new ServiceError('too_large', 'The messages are larger than the memory for all sessions.');
     }
     this.#sessions.set(session.id, session);
+    if (session.requestKey !== undefined) this.#byRequest.set(session.requestKey, session);
     this.#bytes += session.bytes;
     this.#makeRoom(session);
     if (this.#sessions.size > this.#maxSessions || this.#bytes > this.#memoryBytes) {
@@ -242,8 +276,14 @@ export class Sessions {
 
   #remove(session: Session): void {
     if (this.#sessions.delete(session.id)) this.#bytes -= session.bytes;
+    if (session.requestKey !== undefined) this.#byRequest.delete(session.requestKey);
     session.close();
   }
+}
+
+/** Only of the same caller, client instance and kind of request. */
+function sessionKey(caller: Caller, kind: 'open' | 'fork', request: SessionRequest | undefined): string | undefined {
+  return request && JSON.stringify([caller.tenant, request.origin, kind, request.requestId]);
 }
 
 /** Failing to start ends the response: what it replaces was cancelled already. */

@@ -23,6 +23,8 @@ export interface SessionSetup {
   /** Messages before the first turn, kept whatever is rolled back. */
   head: readonly ChatMessage[];
   turns: readonly Turn[];
+  /** What it is found by when the request that made it is repeated. */
+  requestKey?: string | undefined;
 }
 
 /** A request of this session: what it adds, and how to begin once its prompt is known. */
@@ -42,6 +44,7 @@ export class Session {
   readonly truncation: 'auto' | 'error';
   /** Epoch milliseconds; kept by the registry. */
   lastUsedMs: number;
+  readonly requestKey: string | undefined;
   readonly #head: readonly ChatMessage[];
   #turns: Turn[];
   #bytes: number;
@@ -61,6 +64,7 @@ export class Session {
     this.tools = setup.tools;
     this.sampling = setup.sampling;
     this.truncation = setup.truncation;
+    this.requestKey = setup.requestKey;
     this.#head = setup.head;
     this.#turns = [...setup.turns];
     this.#onChanged = onChanged;

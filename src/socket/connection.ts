@@ -49,6 +49,8 @@ export class Connection {
   readonly outbox: Outbox;
   /** Where requestIds of one-offs are unique: this connection, or the client instance that hello named. */
   origin: string = this.id;
+  /** Where the requestIds of OpenSession and Fork are remembered; undefined unless hello named an instance. */
+  instance: string | undefined;
   /** What the client called itself in hello. */
   client = '';
   /** What new work is refused with: set by goaway, with the same advice. */
@@ -133,6 +135,7 @@ export class Connection {
     const known = options.token === undefined ? this.#state.caller : null;
     const caller = known ?? this.host.authenticate(options.token);
     this.client = options.client ?? '';
+    this.instance = options.instance;
     if (options.instance !== undefined) this.origin = `instance ${options.instance}`;
     this.#state = { kind: 'open', caller, lanes: new Map() };
     const { serverName: server } = this.host;

@@ -5,6 +5,7 @@ import { ServiceError } from '../../protocol/errors.ts';
 import { Op } from '../../protocol/messages.ts';
 import type { ClientMessage, CreateOptions, ResumeOptions } from '../../protocol/messages.ts';
 import type { Response } from '../responses/response.ts';
+import type { SessionRequest } from '../sessions/registry.ts';
 import type { Connection } from './connection.ts';
 
 /** Handles one valid message of an open connection (or Hello of a greeting one). Throws ServiceError. */
@@ -31,16 +32,17 @@ export function dispatch(connection: Connection, message: ClientMessage): void {
       const [, , requestId, options] = message;
       assertAllowed(connection);
       if (options.session === undefined) assertAccepting(connection);
-      outbox.control([Op.SessionOpened, lane, requestId, host.sessions.open(connection.caller, options)]);
+      const info = host.sessions.open(connection.caller, options, sessionRequest(connection, requestId));
+      outbox.control([Op.SessionOpened, lane, requestId, info]);
       return;
     }
     case Op.ListSessions:
       outbox.control([Op.Sessions, lane, message[2], host.sessions.list(connection.caller)]);
       return;
     case Op.History: {
-      const [, , requestId, session] = message;
-      const messages = host.sessions.history(connection.caller, session);
-      outbox.control([Op.SessionHistory, lane, requestId, session, messages]);
+      const [, , requestId, session, start, count] = message;
+      const { messages, next } = host.sessions.history(connection.caller, session, start, count);
+      outbox.control([Op.SessionHistory, lane, requestId, session, messages, next]);
       return;
     }
     case Op.Rollback: {
@@ -52,7 +54,8 @@ export function dispatch(connection: Connection, message: ClientMessage): void {
     case Op.Fork: {
       const [, , requestId, session, numTurns] = message;
       assertAccepting(connection);
-      const info = host.sessions.fork(connection.caller, session, numTurns);
+      const request = sessionRequest(connection, requestId);
+      const info = host.sessions.fork(connection.caller, session, numTurns, request);
       outbox.control([Op.SessionOpened, lane, requestId, info]);
       return;
     }
@@ -82,6 +85,11 @@ export function dispatch(connection: Connection, message: ClientMessage): void {
     default:
       message satisfies never;
   }
+}
+
+/** A client without an instance has no other connection to repeat a request on. */
+function sessionRequest({ instance }: Connection, requestId: string): SessionRequest | undefined {
+  return instance === undefined ? undefined : { origin: instance, requestId };
 }
 
 function create(connection: Connection, lane: number, requestId: string, options: CreateOptions): void {

@@ -221,3 +221,78 @@ describe('Goaway', () => {
     expect(performance.now() - closedAtMs).toBeGreaterThanOrEqual(75);
   });
 });
+
+describe('Opening over connections', () => {
+  it('repeats an OpenSession and a Fork with their requestIds when the answer never came', async () => {
+    const swallowed = new Set<number>();
+    const server: FakeServer = await serve({
+      intercept: (message, peer) => {
+        if ((message[0] !== Op.OpenSession && message[0] !== Op.Fork) || swallowed.has(message[0])) return false;
+        swallowed.add(message[0]);
+        // What it does is done; what it says gets lost.
+        const { send } = peer;
+        peer.send = () => {};
+        setImmediate(() => {
+          peer.send = send;
+          server.drop();
+        });
+        return false;
+      },
+    });
+    const session = open(server).session();
+    await session.send('one').finished;
+    expect(server.sessions.size).toBe(1);
+    const copy = await session.fork(1);
+    await copy.ready();
+    expect(server.sessions.size).toBe(2);
+    for (const op of [Op.OpenSession, Op.Fork]) {
+      const asked = server.peers.flatMap((peer) => peer.messages(op));
+      const first = asked[0]![2];
+      expect(asked.filter((message) => message[2] === first).length).toBe(2);
+    }
+  });
+});
+
+describe('A long history', () => {
+  it('is read page by page, by hand and when a session opens again', async () => {
+    const server = await serve({ historyPage: 3 });
+    const session = open(server).session({ system: 'Be brief.' });
+    for (const text of ['one', 'two', 'three', 'four']) await session.send(text).finished;
+    const history = await session.history();
+    expect(history.map(({ content }) => content)).toEqual([
+      'Be brief.',
+      'one',
+      'one',
+      'two',
+      'two',
+      'three',
+      'three',
+      'four',
+      'four',
+    ]);
+    expect(server.peer.messages(Op.History).map((message) => message[4])).toEqual([0, 3, 6]);
+    const again = open(server).session({ session: session.id! });
+    await again.ready();
+    expect(again.messages).toEqual(history);
+  });
+
+  it('goes on on the next connection, and from its beginning in a session that was made again', async () => {
+    let numAsked = 0;
+    const server = await serve({
+      historyPage: 2,
+      intercept: (message) => {
+        if (message[0] !== Op.History || ++numAsked !== 2) return false;
+        // The second page is lost with the connection, the server restarted in between.
+        server.sessions.clear();
+        server.drop();
+        return true;
+      },
+    });
+    const session = open(server).session();
+    for (const text of ['one', 'two', 'three']) await session.send(text).finished;
+    const before = session.id;
+    const history = await session.history();
+    expect(session.id).not.toBe(before);
+    expect(history.map(({ content }) => content)).toEqual(['one', 'one', 'two', 'two', 'three', 'three']);
+  });
+});

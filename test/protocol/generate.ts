@@ -196,7 +196,10 @@ const clientOps: { [O in ClientOp]: Make<Of<ClientMessage, O>> } = {
   [Op.CloseLane]: (r) => [Op.CloseLane, handle(r)],
   [Op.OpenSession]: (r) => [Op.OpenSession, lane(r), id(r), sessionOptions(r)],
   [Op.ListSessions]: (r) => [Op.ListSessions, lane(r), id(r)],
-  [Op.History]: (r) => [Op.History, lane(r), id(r), id(r)],
+  [Op.History]: (r) => {
+    const page = [r.int(0, 1000), r.int(1, 1000)].slice(0, r.int(0, 2)) as [start?: number, count?: number];
+    return [Op.History, lane(r), id(r), id(r), ...page];
+  },
   [Op.Rollback]: (r) => [Op.Rollback, lane(r), id(r), id(r), r.int(0, 1000)],
   [Op.Fork]: (r) => [Op.Fork, lane(r), id(r), id(r), r.int(0, 1000)],
   [Op.CloseSession]: (r) => [Op.CloseSession, lane(r), id(r), id(r)],
@@ -226,7 +229,14 @@ const serverOps: { [O in ServerOp]: Make<Of<ServerMessage, O>> } = {
   [Op.LaneClosed]: (r) => [Op.LaneClosed, lane(r)],
   [Op.SessionOpened]: (r) => [Op.SessionOpened, lane(r), id(r), sessionInfo(r)],
   [Op.Sessions]: (r) => [Op.Sessions, lane(r), id(r), r.list(0, 20, () => sessionInfo(r))],
-  [Op.SessionHistory]: (r) => [Op.SessionHistory, lane(r), id(r), id(r), messages(r, 0)],
+  [Op.SessionHistory]: (r) => [
+    Op.SessionHistory,
+    lane(r),
+    id(r),
+    id(r),
+    messages(r, 0),
+    r.chance(0.5) ? null : r.int(1, 1000),
+  ],
   [Op.SessionClosed]: (r) => [Op.SessionClosed, lane(r), id(r), id(r)],
   [Op.Created]: (r) => [Op.Created, lane(r), id(r), handle(r), id(r), id(r), r.chance(0.5) ? null : id(r)],
   [Op.Deltas]: (r) => [Op.Deltas, 0, r.list(0, 40, () => delta(r))],

@@ -152,7 +152,17 @@ export class TokenwireClient {
 
   openSession = (options = {}) => this.#request(OpenSession, options);
   listSessions = () => this.#request(ListSessions);
-  history = (session) => this.#request(History, session);
+  /** All messages of a session; they come in pages. */
+  async history(session) {
+    const messages = [];
+    for (let start = 0; start !== null;) {
+      const page = await this.#request(History, session, start);
+      messages.push(...page.messages);
+      start = page.next;
+    }
+    return messages;
+  }
+
   rollback = (session, numTurns) => this.#request(Rollback, session, numTurns);
   fork = (session, numTurns) => this.#request(Fork, session, numTurns);
   closeSession = (session) => this.#request(CloseSession, session);
@@ -284,7 +294,7 @@ export class TokenwireClient {
       this.#ready.resolve();
       this.onStatus('connected');
     } else if (op === SessionOpened || op === Sessions) reply?.resolve(f[1]);
-    else if (op === SessionHistory) reply?.resolve(f[2]);
+    else if (op === SessionHistory) reply?.resolve({ messages: f[2], next: f[3] ?? null });
     else if (op === SessionClosed) reply?.resolve();
     else if (op === Created && reply) this.#live(reply, ...f.slice(1));
     else if (op === Resumed && reply) {

@@ -38,6 +38,8 @@ export interface FakeServerOptions {
   /** What to answer. Default: echoes the last message word by word. */
   script?: (options: CreateOptions, history: readonly ChatMessage[]) => Answer;
   model?: Partial<ModelInfo>;
+  /** Most messages of one page of a history. Default: all. */
+  historyPage?: number;
   /** Served for plain HTTP requests. */
   onRequest?: (request: IncomingMessage, response: ServerResponse) => void;
   /** Sees every message first; returning true means it was handled. */
@@ -105,6 +107,7 @@ export class FakeServer {
   /** Answers by id; clear it to be a server that was restarted. */
   readonly logs = new Map<string, FakeLog>();
   readonly #byRequest = new Map<string, FakeLog>();
+  readonly #made = new Map<string, FakeSession>();
   readonly #options: FakeServerOptions;
   readonly #http: Server;
   readonly #sockets: WebSocketServer;
@@ -203,7 +206,13 @@ export class FakeServer {
       }
       case Op.History: {
         const session = this.#find(peer, lane, message[2], message[3]);
-        if (session !== null) peer.send([Op.SessionHistory, lane, message[2], session.id, this.#history(session)]);
+        if (session === null) return;
+        const { historyPage = Infinity } = this.#options;
+        const messages = this.#history(session);
+        const start = message[4] ?? 0;
+        const end = Math.min(messages.length, start + Math.min(historyPage, message[5] ?? Infinity));
+        const next = end < messages.length ? end : null;
+        peer.send([Op.SessionHistory, lane, message[2], session.id, messages.slice(start, end), next]);
         return;
       }
       case Op.Rollback: {
@@ -220,8 +229,9 @@ export class FakeServer {
       case Op.Fork: {
         const session = this.#find(peer, lane, message[2], message[3]);
         if (session === null) return;
-        const copy = this.#newSession(session.options);
-        copy.turns = session.turns.slice(0, message[4]);
+        const known = this.#made.get(message[2]);
+        const copy = known ?? this.#newSession(session.options, message[2]);
+        if (known === undefined) copy.turns = session.turns.slice(0, message[4]);
         peer.send([Op.SessionOpened, lane, message[2], this.#info(copy)]);
         return;
       }
@@ -265,11 +275,11 @@ export class FakeServer {
       if (session !== null) peer.send([Op.SessionOpened, lane, requestId, this.#info(session)]);
       return;
     }
-    const session = this.#newSession(options);
+    const session = this.#made.get(requestId) ?? this.#newSession(options, requestId);
     peer.send([Op.SessionOpened, lane, requestId, this.#info(session)]);
   }
 
-  #newSession(options: SessionOptions): FakeSession {
+  #newSession(options: SessionOptions, requestId: string): FakeSession {
     const session: FakeSession = {
       id: `sess_${this.port}_${++this.#numSessions}`,
       options,
@@ -277,6 +287,7 @@ export class FakeServer {
       turns: [],
     };
     this.sessions.set(session.id, session);
+    this.#made.set(requestId, session);
     return session;
   }
 

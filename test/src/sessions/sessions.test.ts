@@ -42,7 +42,7 @@ class Talk {
   }
 
   get history(): ChatMessage[] {
-    return this.house.sessions.history(localCaller, this.id);
+    return this.house.sessions.history(localCaller, this.id).messages;
   }
 
   prompt(index: number): Extract<PromptInput, { kind: 'chat' }> {

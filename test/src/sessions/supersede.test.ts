@@ -26,7 +26,7 @@ const ask = (content: string, options: Partial<CreateOptions> = {}): Partial<Cre
   ...options,
 });
 /** What was said so far, one line per message. */
-const history = (): string[] => house.sessions.history(localCaller, session).map((message) => message.content);
+const history = (): string[] => house.sessions.history(localCaller, session).messages.map((message) => message.content);
 const errors = (frames: ServerMessage[]): unknown[] =>
   frames.flatMap((frame) => (frame[0] === Op.Error ? [[frame[2], frame[3].code, frame[3].param]] : []));
 const reasons = (frames: ServerMessage[]): unknown[] =>
