@@ -13,11 +13,11 @@ const INSTANCE = 'b1946ac92492d2347c6235b4d2611184';
 const other: Caller = { ...localCaller, tenant: 'other' };
 
 let house: House;
-const start = (options: HouseOptions = {}): void => {
+const renew = (options: HouseOptions = {}): void => {
   house?.stop();
   house = new House(options);
 };
-beforeEach(() => start());
+beforeEach(() => renew());
 afterEach(() => house.stop());
 
 function connected(instance: string | undefined = INSTANCE, caller: Caller = localCaller): TestClient {
@@ -100,7 +100,7 @@ describe('OpenSession', () => {
   });
 
   it('forgets requests with the sessions they made', () => {
-    start({ sessions: { maxSessions: 3 } });
+    renew({ sessions: { maxSessions: 3 } });
     const client = connected();
     const first = Array.from({ length: 20 }, (_, index) => open(client, `q${index}`));
     expect(house.sessions.size).toBe(3);
@@ -109,7 +109,7 @@ describe('OpenSession', () => {
   });
 
   it('counts its repetition as use', () => {
-    start({ sessions: { maxSessions: 2 } });
+    renew({ sessions: { maxSessions: 2 } });
     const client = connected();
     const session = open(client, 'q1');
     open(client, 'q2');
