@@ -40,13 +40,16 @@ export interface ChunkResult {
   isForked: boolean;
 }
 
+/** Where streams decode while a chunk is computed: it decides how long the chunk may take and on how many threads. */
+export type Decoding = 'here' | 'elsewhere' | 'nowhere';
+
 export class Prefill {
   readonly #kv: KvMemory;
   readonly #entries: Entry[] = [];
   readonly #onCopied: (slot: number) => void;
   readonly #sliceTokens: number;
-  /** Microseconds per token of the latest chunks. */
-  readonly #rates: number[] = [];
+  /** Microseconds per token of the latest chunks, beside streams and on all cores. */
+  readonly #rates: Readonly<Record<'beside' | 'alone', number[]>> = { beside: [], alone: [] };
   #chunks = 0;
 
   /** `onCopied`: a prefix is no longer needed in the slot it was copied from. */
@@ -64,18 +67,20 @@ export class Prefill {
     return this.#entries.map((entry) => entry.sequence);
   }
 
-  /** Measures the first rate in a slot that is the caller's and not in use; also brings the weights into memory. */
+  /** Measures the first rates in a slot that is the caller's and not in use; also brings the weights into memory. */
   calibrate(model: Model, slot: number): void {
-    for (let run = 0; run < 2; run++) {
-      const started = performance.now();
-      model.prefill(slot, new Int32Array(MIN_RATED_CHUNK), 0, true);
-      this.#rate(MIN_RATED_CHUNK, performance.now() - started);
+    for (const decoding of ['elsewhere', 'nowhere'] as const) {
+      for (let run = 0; run < 2; run++) {
+        const started = performance.now();
+        model.prefill(slot, new Int32Array(MIN_RATED_CHUNK), 0, true, decoding === 'nowhere');
+        this.#rate(MIN_RATED_CHUNK, performance.now() - started, decoding);
+      }
     }
   }
 
-  /** Expected time for these tokens at the measured rate. */
+  /** Expected time for these tokens at the rate measured beside streams. */
   estimateMs(numTokens: number): number {
-    return (numTokens * Math.min(...this.#rates)) / 1000;
+    return (numTokens * Math.min(...this.#rates.beside)) / 1000;
   }
 
   get pendingTokens(): number {
@@ -110,8 +115,8 @@ export class Prefill {
     if (entry.copyFrom >= 0) this.#onCopied(entry.copyFrom);
   }
 
-  /** Computes the next chunk. `shared`: other streams decode in this worker. */
-  step(model: Model, shared: boolean): ChunkResult | null {
+  /** Computes the next chunk; with streams nowhere, on all cores. */
+  step(model: Model, decoding: Decoding): ChunkResult | null {
     const entry = this.#next();
     if (!entry) return null;
     const { sequence } = entry;
@@ -121,13 +126,13 @@ export class Prefill {
       this.remove(sequence);
       return { ...nothing, isForked: true };
     }
-    const numTokens = this.#chunkLength(sequence.ids.length - entry.done, shared);
+    const numTokens = this.#chunkLength(sequence.ids.length - entry.done, decoding);
     const isLast = entry.done + numTokens === sequence.ids.length;
     this.#kv.assertOwned(sequence.home);
     const started = performance.now();
     const ids = sequence.ids.slice(entry.done, entry.done + numTokens);
-    const logits = model.prefill(sequence.home, ids, entry.done, isLast);
-    this.#rate(numTokens, performance.now() - started);
+    const logits = model.prefill(sequence.home, ids, entry.done, isLast, decoding === 'nowhere');
+    this.#rate(numTokens, performance.now() - started, decoding);
     entry.done += numTokens;
     sequence.homeLength = entry.done;
     if (entry.wanted && entry.done >= entry.wanted.length) entry.wanted = null;
@@ -160,15 +165,20 @@ export class Prefill {
     });
   }
 
-  #rate(numTokens: number, ms: number): void {
-    if (numTokens < MIN_RATED_CHUNK) return;
-    this.#rates.push((ms * 1000) / numTokens);
-    if (this.#rates.length > RATE_WINDOW) this.#rates.shift();
+  #ratesOf(decoding: Decoding): number[] {
+    return decoding === 'nowhere' ? this.#rates.alone : this.#rates.beside;
   }
 
-  #chunkLength(remaining: number, shared: boolean): number {
-    const ms = shared ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
-    const fits = Math.floor((ms * 1000) / Math.min(...this.#rates));
+  #rate(numTokens: number, ms: number, decoding: Decoding): void {
+    if (numTokens < MIN_RATED_CHUNK) return;
+    const rates = this.#ratesOf(decoding);
+    rates.push((ms * 1000) / numTokens);
+    if (rates.length > RATE_WINDOW) rates.shift();
+  }
+
+  #chunkLength(remaining: number, decoding: Decoding): number {
+    const ms = decoding === 'here' ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
+    const fits = Math.floor((ms * 1000) / Math.min(...this.#ratesOf(decoding)));
     const length = Math.min(remaining, Math.max(MIN_CHUNK, Math.min(MAX_CHUNK, fits)));
     // Never leave a single token: a chunk of one takes another kernel path and rounds differently.
     return remaining - length === 1 ? length - 1 : length;

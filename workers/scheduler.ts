@@ -219,7 +219,8 @@ export class Scheduler {
 
   /** Computes one prefill chunk. Returns the tokens computed. */
   prefill(model: Model): number {
-    const chunk = this.#prefill.step(model, this.#range.numLive > 0);
+    const elsewhere = this.#numRunning() > 0 ? 'elsewhere' : 'nowhere';
+    const chunk = this.#prefill.step(model, this.#range.numLive > 0 ? 'here' : elsewhere);
     if (!chunk) return 0;
     const { sequence, logits } = chunk;
     if (chunk.isForked) this.#prefilled = sequence;

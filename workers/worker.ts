@@ -11,6 +11,8 @@ export default async function run(init: WorkerInit): Promise<void> {
   const text = init.model.kind === 'fake' ? TextModel.bytes() : TextModel.load(init.model.textDir);
   const model = await openModel(init.model, init.shared, init.layout, {
     threads: init.threads,
+    // The cores of workers that have nothing to decode.
+    threadsAlone: init.threads * init.layout.numWorkers,
     role: init.index === 0 ? 'both' : 'decode',
   });
   const engine = new Engine(init, model, text);

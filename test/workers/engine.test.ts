@@ -191,6 +191,22 @@ describe('Engine', () => {
     if (ids.every((id) => kit.outcome(id).ends.length === 0)) expect(Math.abs(counts[0]! - counts[1]!)).toBeLessThan(2);
     kit.run();
   });
+
+  it.each([1, 2])('lets a prompt have all cores only while nothing decodes in any of %d workers', (workers) => {
+    const kit = new EngineKit({ workers });
+    const chunks = (): boolean[] => kit.chunksAlone.splice(0);
+    // What was computed to learn the rates.
+    chunks();
+    const first = kit.submit('first', { ignoreEos: true, maxTokens: 400 });
+    for (let i = 0; kit.outcome(first).tokens.length < 5; i++) kit.step(i % workers);
+    expect(chunks()).toEqual([true]);
+    const second = kit.submit('second', { ignoreEos: true, maxTokens: 3 });
+    for (let i = 0; kit.outcome(second).ends.length === 0; i++) kit.step(i % workers);
+    expect(chunks()).toEqual([false]);
+    kit.run();
+    kit.answer('third', { maxTokens: 2 });
+    expect(chunks()).toEqual([true]);
+  });
 });
 
 describe('Engine › worker loss', () => {

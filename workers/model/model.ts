@@ -12,8 +12,15 @@ export interface Model {
   /**
    * Appends ids at positions past.. of one slot (one prefill chunk; at least 2 ids, except for a one-token prompt).
    * Returns the logits [vocab] after the last id, valid until the next call, or undefined when not wanted.
+   * `isAlone`: nothing decodes in any thread meanwhile, so it may use the other workers' cores; the result is the same.
    */
-  prefill(slot: number, ids: ArrayLike<number>, past: number, wantLogits: boolean): Float32Array | undefined;
+  prefill(
+    slot: number,
+    ids: ArrayLike<number>,
+    past: number,
+    wantLogits: boolean,
+    isAlone?: boolean,
+  ): Float32Array | undefined;
   /** Runs whose outputs were copied because the no-copy hook was lost; always 0 in good health. */
   readonly hookMisses: number;
   dispose(): void;

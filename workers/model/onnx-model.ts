@@ -16,6 +16,8 @@ export interface KvLayout {
 
 export interface OpenOptions {
   threads: number;
+  /** Threads of a prefill that has the machine for itself (Model.prefill, isAlone); default: `threads`. */
+  threadsAlone?: number;
   /** Sessions to load. They share the mapped weights; each costs its own arena. */
   role: 'decode' | 'prefill' | 'both';
   spin?: boolean;
@@ -45,6 +47,8 @@ export class OnnxModel implements Model {
   #slotLength: number;
   #decode: OrtSession | null;
   #prefill: OrtSession | null;
+  /** The same graph on more threads. */
+  #prefillAlone: OrtSession | null = null;
   #plans = new Map<number, Plan>();
   #slotTensors = new Map<number, Tensor[]>();
   #tick = tensor('int64', new BigInt64Array(1), [1]);
@@ -74,13 +78,16 @@ export class OnnxModel implements Model {
       throw new Error(`a KV buffer is smaller than ${layout.numSlots} slots of ${layout.maxLen} tokens`);
     }
     this.#prefillLogits = new Float32Array(shape.vocabSize);
-    const { role, ...session } = options;
+    const { role, threadsAlone = options.threads, ...session } = options;
     this.#decode = role === 'prefill' ? null : new OrtSession(compiled.decodePath, { ...session, disableFlash: true });
     this.#prefill = role === 'decode' ? null : new OrtSession(compiled.prefillPath, session);
+    if (role !== 'decode' && threadsAlone > options.threads) {
+      this.#prefillAlone = new OrtSession(compiled.prefillPath, { ...session, threads: threadsAlone });
+    }
   }
 
   get hookMisses(): number {
-    return (this.#decode?.hookMisses ?? 0) + (this.#prefill?.hookMisses ?? 0);
+    return [this.#decode, this.#prefill, this.#prefillAlone].reduce((sum, each) => sum + (each?.hookMisses ?? 0), 0);
   }
 
   decode(first: number, n: number, tokens: ArrayLike<number>, past: ArrayLike<number>): Float32Array {
@@ -102,7 +109,13 @@ export class OnnxModel implements Model {
     return this.#decodeLogits.subarray(0, n * this.vocabSize);
   }
 
-  prefill(slot: number, ids: ArrayLike<number>, past: number, wantLogits: boolean): Float32Array | undefined {
+  prefill(
+    slot: number,
+    ids: ArrayLike<number>,
+    past: number,
+    wantLogits: boolean,
+    isAlone = false,
+  ): Float32Array | undefined {
     if (this.#prefill === null) throw new Error('this model was opened without prefill');
     const n = ids.length;
     if (n < 1) throw new Error('a prefill chunk needs at least one token');
@@ -127,15 +140,17 @@ export class OnnxModel implements Model {
     const fetches: Tensors = { [GraphNames.tick]: this.#tick };
     this.#addKv(feeds, fetches, this.#tensorsOfSlot(slot));
     if (wantLogits) fetches[GraphNames.logits] = tensor('float32', this.#prefillLogits, [1, this.vocabSize]);
-    this.#prefill.run(feeds, fetches);
+    ((isAlone ? this.#prefillAlone : null) ?? this.#prefill).run(feeds, fetches);
     return wantLogits ? this.#prefillLogits : undefined;
   }
 
   dispose(): void {
     this.#decode?.dispose();
     this.#prefill?.dispose();
+    this.#prefillAlone?.dispose();
     this.#decode = null;
     this.#prefill = null;
+    this.#prefillAlone = null;
     this.#plans.clear();
     this.#slotTensors.clear();
   }

@@ -161,6 +161,31 @@ describe('default model', () => {
     }
   });
 
+  it(`prefills on two threads exactly as on one, with either graph (seed ${SEED})`, () => {
+    for (const prefillPath of [compiled.prefillPath, compiled.decodePath]) {
+      const { model, kv } = open({ ...compiled, prefillPath }, { numSlots: 2, maxLen: 512 }, { threadsAlone: 2 });
+      for (const [length, chunk] of [
+        [2, 2],
+        [33, 33],
+        [64, 64],
+        [300, 100],
+        [500, 500],
+      ] as const) {
+        const ids = randomIds(length, SEED + length);
+        const [one, two] = [0, 1].map((slot) => {
+          for (let at = 0; at + chunk < length; at += chunk) {
+            model.prefill(slot, ids.slice(at, at + chunk), at, false, slot === 1);
+          }
+          const at = length - chunk;
+          return model.prefill(slot, ids.slice(at), at, true, slot === 1)!.slice();
+        });
+        expect(two).toEqual(one);
+      }
+      for (const view of kv) expect(view.subarray(view.length / 2)).toEqual(view.subarray(0, view.length / 2));
+      model.dispose();
+    }
+  });
+
   it(`continues from a copied prefix as from the original (seed ${SEED})`, () => {
     const { model } = opened;
     const ids = randomIds(90, SEED + 7);

@@ -11,6 +11,7 @@ import { Ctl, Ev, Flag, endReasons } from '../../../workers/messages.ts';
 import type { CompiledModel, EngineRequest, EngineShared, EngineGauges } from '../../../workers/messages.ts';
 import type { FromWorker, SlotLayout, ToWorker } from '../../../workers/messages.ts';
 import { FAKE_EOS, FAKE_SHAPE, openFakeModel } from '../../../workers/model/fake.ts';
+import type { Model } from '../../../workers/model/model.ts';
 import { TextModel } from '../../../workers/text/text-model.ts';
 
 export interface Outcome {
@@ -39,6 +40,8 @@ export class EngineKit {
   readonly shared: EngineShared;
   readonly workers: KitWorker[] = [];
   steps = 0;
+  /** Of each chunk of prefill: was it said to have the machine for itself? */
+  readonly chunksAlone: boolean[] = [];
   /** Prompt tokens computed by all workers so far. */
   numPrefilled = 0;
   #nextId = 1;
@@ -84,7 +87,12 @@ export class EngineKit {
     const ctl = new SharedArrayBuffer(4 * Ctl.size);
     const { layout, shared } = this;
     const init = { index, model: this.#compiled, layout, shared, ctl, port: port2, threads: 1, debugOwners: true };
-    const engine = new Engine(init, openFakeModel(this.#compiled, shared, layout), TextModel.bytes());
+    const model = openFakeModel(this.#compiled, shared, layout);
+    const prefill: Model['prefill'] = (slot, ids, past, wantLogits, isAlone) => {
+      this.chunksAlone.push(isAlone === true);
+      return model.prefill(slot, ids, past, wantLogits);
+    };
+    const engine = new Engine(init, { ...model, prefill }, TextModel.bytes());
     this.workers[index] = { engine, port: port1, ctl };
   }
 
