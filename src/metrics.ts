@@ -77,6 +77,7 @@ export function createMetrics() {
   const residentSlots = gauge('resident_slots', 'Slots that keep a conversation warm.', ['model']);
   const kvUsed = gauge('kv_used_tokens', 'Tokens held in KV memory.', ['model']);
   const kvReserved = gauge('kv_reserved_bytes', 'Bytes of KV memory touched so far.', ['model']);
+  const kvBytes = gauge('kv_bytes_per_token', 'Bytes of KV memory one token takes: float32 or a quarter.', ['model']);
   const hookMisses = gauge('hook_misses', 'Steps whose outputs were copied after all.', ['model']);
   const connections = gauge('connections', 'Open sockets.', ['kind']);
   const retainedResponses = gauge('retained_responses', 'Ended responses that can still be read.');
@@ -116,6 +117,7 @@ export function createMetrics() {
       residentSlots.set(labels, gauges.residentSlots);
       kvUsed.set(labels, gauges.kvUsedTokens);
       kvReserved.set(labels, gauges.kvReservedBytes);
+      kvBytes.set(labels, gauges.kvBytesPerToken);
       hookMisses.set(labels, gauges.hookMisses);
     }
     const open = sources.connections();

@@ -10,10 +10,10 @@ const texts = new Map<string, TextModel>();
 
 export default async function run(task: CpuTask): Promise<CompiledModel | EncodeResult> {
   if (task.op === 'compile') {
-    const { model, cacheDir, maxContext, progress } = task;
+    const { model, cacheDir, kv, maxContext, progress } = task;
     try {
       const onProgress = (report: CompileProgress): void => progress.postMessage(report);
-      return await compileModel({ model, cacheDir, maxContext, onProgress });
+      return await compileModel({ model, cacheDir, kv, maxContext, onProgress });
     } finally {
       progress.close();
     }

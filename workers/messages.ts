@@ -13,11 +13,28 @@ export interface ModelShape {
   vocabSize: number;
   /** Longest sequence the compiled graph has rotary positions for. */
   maxPositions: number;
+  /** What KV memory holds of a key's or value's channel. */
+  kvType: KvType;
 }
 
-/** Bytes of KV memory one token takes in all layers (float32). */
-export function kvBytesPerToken(shape: ModelShape): number {
-  return shape.numLayers * 2 * shape.numKvHeads * shape.headDim * 4;
+/** int8: a quarter of the memory; slower to prefill and a little less exact (workers/model/README). */
+export const kvTypes = ['float32', 'int8'] as const;
+export type KvType = (typeof kvTypes)[number];
+
+/** KV memory as seen by whoever copies or computes on it. */
+export type KvArray = Float32Array | Int8Array;
+
+const kvElementBytes = { float32: 4, int8: 1 } as const;
+
+/** Bytes of KV memory one token takes in all layers. */
+export function kvBytesPerToken(shape: Omit<ModelShape, 'vocabSize' | 'maxPositions'>): number {
+  return shape.numLayers * 2 * shape.numKvHeads * shape.headDim * kvElementBytes[shape.kvType];
+}
+
+/** A view over a whole buffer, or over a new one of `source` elements. */
+export function kvArray(type: KvType, source: number | ArrayBufferLike): KvArray {
+  const buffer = typeof source === 'number' ? new ArrayBuffer(source * kvElementBytes[type]) : source;
+  return type === 'int8' ? new Int8Array(buffer) : new Float32Array(buffer);
 }
 
 /** A model ready to be opened by engine workers. Plain data: it is posted to them. */
@@ -33,6 +50,11 @@ export interface CompiledModel {
   eosTokenIds: number[];
   /** For people: "8-bit, block 64". */
   quantization: string;
+  /**
+   * KL divergence (nats) of next tokens with this KV memory from those with float32, as the compiler measured it; 0 for
+   * float32 itself.
+   */
+  kvDivergence: number;
   weightsBytes: number;
   info: ModelInfo;
   /** kind fake: time of a step and of a prefilled token, and whether prompts may order faults. */
@@ -150,13 +172,14 @@ export interface EngineGauges {
   running: number;
   residentSlots: number;
   kvUsedTokens: number;
+  kvBytesPerToken: number;
   kvReservedBytes: number;
   hookMisses: number;
 }
 
 /** Memory shared by the main thread and all workers of one model. */
 export interface EngineShared {
-  /** Per layer one buffer for K and one for V, [slots, kvHeads, maxLen, headDim] float32, K and V alternating. */
+  /** Per layer one buffer for K and one for V, [slots, kvHeads, maxLen, headDim] of the shape's kvType, alternating. */
   kv: SharedArrayBuffer[];
   /** Int32 per request: a Flag. */
   flags: SharedArrayBuffer;
@@ -231,13 +254,22 @@ export type FromWorker =
   /** After 'lead': the requests this decode worker holds. */
   | { op: 'inventory'; ids: number[] };
 
+/** Which KV memory a model is compiled for. */
+export interface KvChoice {
+  /** auto: float32 while four full contexts of it fit `memoryBytes`, else int8. */
+  type: KvType | 'auto';
+  /** The model's share of KV_MEMORY. */
+  memoryBytes: number;
+}
+
 /** A task of the CPU pool (cpu-worker.ts). */
 export type CpuTask =
   | {
       op: 'compile';
       model: string;
       cacheDir: string;
-      maxContext: number;
+      kv: KvChoice;
+      maxContext: number | null;
       /** Receives CompileProgress messages. */
       progress: MessagePort;
     }

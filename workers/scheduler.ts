@@ -95,6 +95,7 @@ export class Scheduler {
       running: this.#numPrefilling + this.#range.size + lent,
       residentSlots: this.#slots.numResident,
       kvUsedTokens: this.#kv.usedTokens,
+      kvBytesPerToken: this.#kv.bytesPerToken,
       kvReservedBytes: this.#kv.usedTokens * this.#kv.bytesPerToken,
       hookMisses,
     };

@@ -46,6 +46,7 @@ export class EngineClient {
     running: 0,
     residentSlots: 0,
     kvUsedTokens: 0,
+    kvBytesPerToken: 0,
     kvReservedBytes: 0,
     hookMisses: 0,
   };

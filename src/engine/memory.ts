@@ -6,7 +6,8 @@ import type { EngineShared, ModelShape, SlotLayout } from '../../workers/message
 export interface MemoryOptions {
   workers: number;
   slots: number;
-  maxContext: number;
+  /** Null: what the model was compiled for. */
+  maxContext: number | null;
   kvMemoryBytes: number;
 }
 
@@ -19,7 +20,7 @@ const CONTEXT_STEP = 64;
  */
 export function planLayout(shape: ModelShape, options: MemoryOptions): SlotLayout {
   const { workers, slots, kvMemoryBytes } = options;
-  const maxLen = Math.min(options.maxContext, shape.maxPositions);
+  const maxLen = Math.min(options.maxContext ?? Infinity, shape.maxPositions);
   const bytes = kvBytesPerToken(shape);
   const budgetTokens = Math.floor(kvMemoryBytes / bytes);
   if (budgetTokens < 2 * maxLen) {
@@ -28,7 +29,11 @@ export function planLayout(shape: ModelShape, options: MemoryOptions): SlotLayou
     throw new ServiceError(
       'invalid_request',
       `a context of ${maxLen} tokens needs ${need} of KV memory, but KV_MEMORY is ${formatBytes(kvMemoryBytes)}: ` +
-        (fits > 0 ? `set MAX_CONTEXT=${fits} or less, or raise KV_MEMORY` : 'raise KV_MEMORY'),
+        [
+          ...(fits > 0 ? [`set MAX_CONTEXT=${fits} or less`] : []),
+          ...(shape.kvType === 'float32' ? ['set KV_TYPE=int8'] : []),
+          'raise KV_MEMORY',
+        ].join(', or '),
     );
   }
   const rowsPerWorker = Math.max(1, Math.floor(slots / (2 * workers)));
@@ -40,9 +45,10 @@ const loadLock = new SharedArrayBuffer(4);
 
 /** Reserves address space for all slots; no page is touched before a token is written to it. */
 export function allocateShared(shape: ModelShape, layout: SlotLayout, numFlags: number): EngineShared {
-  const slotBytes = shape.numKvHeads * layout.maxLen * shape.headDim * 4;
+  const numBuffers = 2 * shape.numLayers;
+  const bufferBytes = (layout.numSlots * layout.maxLen * kvBytesPerToken(shape)) / numBuffers;
   return {
-    kv: Array.from({ length: 2 * shape.numLayers }, () => new SharedArrayBuffer(layout.numSlots * slotBytes)),
+    kv: Array.from({ length: numBuffers }, () => new SharedArrayBuffer(bufferBytes)),
     flags: new SharedArrayBuffer(4 * numFlags),
     owners: new SharedArrayBuffer(4 * layout.numSlots),
     marks: new SharedArrayBuffer(4 * (layout.numSlots + 1)),

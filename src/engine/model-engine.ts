@@ -153,7 +153,9 @@ export class ModelEngine implements Engine {
         model: this.#info.id,
         weights: `${formatBytes(compiled.weightsBytes)}, ${compiled.quantization}`,
         context: this.#layout.maxLen,
+        kvType: compiled.shape.kvType,
         kvBytesPerToken: bytes,
+        ...(compiled.kvDivergence > 0 ? { kvDivergence: Number(compiled.kvDivergence.toPrecision(2)) } : {}),
         slots: this.#layout.numSlots,
         kvBudget: formatBytes(this.#layout.budgetTokens * bytes),
         kvReserved: formatBytes(2 * this.#layout.maxLen * bytes),
@@ -320,6 +322,7 @@ const emptyGauges: EngineGaugesView = {
   running: 0,
   residentSlots: 0,
   kvUsedTokens: 0,
+  kvBytesPerToken: 0,
   kvReservedBytes: 0,
   hookMisses: 0,
 };

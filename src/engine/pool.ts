@@ -6,7 +6,14 @@ import { MessageChannel, SHARE_ENV } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ModelInfo } from '../../protocol/messages.ts';
-import type { CompiledModel, CompileProgress, CpuTask, EncodeResult, StepStats } from '../../workers/messages.ts';
+import type {
+  CompiledModel,
+  CompileProgress,
+  CpuTask,
+  EncodeResult,
+  KvChoice,
+  StepStats,
+} from '../../workers/messages.ts';
 import { ModelEngine } from './model-engine.ts';
 import type { Engine } from './types.ts';
 
@@ -22,7 +29,9 @@ export interface EngineOptions {
   workers: number;
   threads: number;
   slots: number;
-  maxContext: number;
+  /** Null: 4,096, or the model's own if that is shorter. */
+  maxContext: number | null;
+  kvType: KvChoice['type'];
   /** Shared evenly by all models. */
   kvMemoryBytes: number;
   cacheDir: string;
@@ -108,8 +117,9 @@ export function startEngines(options: EngineOptions): EngineSet {
   async function compile(model: string, onProgress: (progress: CompileProgress) => void): Promise<CompiledModel> {
     const { port1, port2 } = new MessageChannel();
     port1.on('message', onProgress);
-    const { cacheDir, maxContext } = options;
-    const task: CpuTask = { op: 'compile', model, cacheDir, maxContext, progress: port2 };
+    const { cacheDir, maxContext, kvType, kvMemoryBytes, models } = options;
+    const kv: KvChoice = { type: kvType, memoryBytes: kvMemoryBytes / models.length };
+    const task: CpuTask = { op: 'compile', model, cacheDir, kv, maxContext, progress: port2 };
     try {
       return (await cpuPool.run(task, { transferList: [port2] })) as CompiledModel;
     } finally {

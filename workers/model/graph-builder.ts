@@ -2,7 +2,7 @@
 // Called by compile. Inputs and outputs are listed at `GraphNames`; onnx-model is the only other file that knows them.
 // Every choice of operator and attribute here is a measured one: see README before changing any.
 import { float32ToFloat16 } from './floats.ts';
-import { DataType, OnnxWriter } from './onnx-writer.ts';
+import { DataType, OnnxWriter, type Attribute } from './onnx-writer.ts';
 import { createPacked, packRows, type BlockFormat, type QuantizationPlan } from './quantize.ts';
 import { RowInt8, type MatrixPart } from './row-int8.ts';
 import { EMBEDDING, FINAL_NORM, HEAD, layerTensor, type LayerTensor, type ModelSpec } from './specs/spec.ts';
@@ -12,7 +12,8 @@ const MS = 'com.microsoft';
 
 /**
  * input_ids int64 [B, S]; seqlens_k int32 [B] = length after this step - 1; total_len int32 [1] = longest such length;
- * logit_idx int64 [n]: which of the B·S positions get logits; past_k.l, past_v.l float32 [B, kvHeads, maxLen, headDim].
+ * logit_idx int64 [n]: which of the B·S positions get logits; past_k.l, past_v.l float32 or int8
+ * [B, kvHeads, maxLen, headDim].
  * tick int64 [1] comes first so that the no-copy hook fires on it; present_* are the past_* buffers, written in
  * place; logits float32 [n, vocab].
  */
@@ -27,6 +28,12 @@ export const GraphNames = {
   present: (kind: 'k' | 'v', layer: number) => `present_${kind}.${layer}`,
 };
 
+/** What an int8 of one layer's KV memory stands for: [kvHeads · headDim] each, one scale per channel. */
+export interface LayerKvScales {
+  k: Float32Array;
+  v: Float32Array;
+}
+
 export interface BuildOptions {
   spec: ModelSpec;
   source: WeightSource;
@@ -37,6 +44,8 @@ export interface BuildOptions {
   dataPath: string;
   /** steps: good from one row on. chunks: about 1.5x from 16 rows on, a little less exact (row-int8.ts). */
   form: 'steps' | 'chunks';
+  /** KV memory of 8 bits with these scales; null: float32. */
+  kvScales: readonly LayerKvScales[] | null;
   /** Called after each layer with 0..1. */
   onProgress: (done: number) => void | Promise<void>;
 }
@@ -64,6 +73,7 @@ class GraphBuilder {
   #source: WeightSource;
   #plan: QuantizationPlan;
   #maxPositions: number;
+  #kvScales: readonly LayerKvScales[] | null;
   #rows: RowInt8 | null;
   /** Normed input of the next block, and the residual stream beside it. */
   #x = '';
@@ -77,6 +87,7 @@ class GraphBuilder {
     this.#source = options.source;
     this.#plan = options.plan;
     this.#maxPositions = options.maxPositions;
+    this.#kvScales = options.kvScales;
     this.#rows = options.form === 'chunks' ? new RowInt8(writer, options.source) : null;
   }
 
@@ -145,19 +156,30 @@ class GraphBuilder {
     if (this.#rows !== null) qkv = this.#perSequence(qkv, numHeads * headDim + 2 * kvRows);
     const inputs = [qkv, '', ''];
     const outputs = [`l${l}_attention`];
+    const kvType = this.#kvScales === null ? DataType.float32 : DataType.int8;
     for (const kind of ['k', 'v'] as const) {
       const dims = ['B', numKvHeads, 'M', headDim];
-      inputs.push(w.input(GraphNames.past(kind, l), DataType.float32, dims));
-      outputs.push(w.output(GraphNames.present(kind, l), DataType.float32, dims));
+      inputs.push(w.input(GraphNames.past(kind, l), kvType, dims));
+      outputs.push(w.output(GraphNames.present(kind, l), kvType, dims));
     }
     inputs.push(GraphNames.lengths, GraphNames.longest, 'rotary_cos', 'rotary_sin');
-    const attributes = {
+    const attributes: Record<string, Attribute> = {
       num_heads: numHeads,
       kv_num_heads: numKvHeads,
       do_rotary: 1,
       rotary_interleaved: 0,
       scale: { float: 1 },
     };
+    const scales = this.#kvScales?.[l];
+    if (scales !== undefined) {
+      // Positions, attention bias and head sink are absent.
+      inputs.push('', '', '');
+      for (const kind of ['k', 'v'] as const) {
+        const dims = [1, numKvHeads, 1, headDim];
+        inputs.push(w.tensor(`l${l}_${kind}_scale`, DataType.float32, dims, scales[kind]));
+      }
+      Object.assign(attributes, { k_quant_type: 'PER_CHANNEL', v_quant_type: 'PER_CHANNEL', kv_cache_bit_width: 8 });
+    }
     let attention = w.node('GroupQueryAttention', inputs, outputs, attributes, MS);
     if (this.#rows !== null) attention = this.#flatAttention(attention);
     const name = layerTensor(l, 'self_attn.o_proj');

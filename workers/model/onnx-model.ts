@@ -1,13 +1,14 @@
 // A compiled model opened in one thread: decode steps and prefill chunks over KV memory shared with other threads.
 // Implements the seam of model.ts for the engine. Knows tensors and graph names; knows nothing of sequences.
 // A slot must have one writer at a time: the engine's rule, nothing here can check it.
-import type { CompiledModel, ModelShape } from '../messages.ts';
+import { kvArray } from '../messages.ts';
+import type { CompiledModel, KvArray, ModelShape } from '../messages.ts';
 import { GraphNames } from './graph-builder.ts';
 import type { Model } from './model.ts';
 import { OrtSession, tensor, type Tensor, type Tensors } from './ort-binding.ts';
 
 /** KV memory of all slots: per layer one buffer for K and one for V, alternating, [slots, kvHeads, maxLen, headDim]. */
-export type KvBuffers = readonly (ArrayBufferLike | Float32Array)[];
+export type KvBuffers = readonly (ArrayBufferLike | KvArray)[];
 
 export interface KvLayout {
   numSlots: number;
@@ -43,7 +44,7 @@ export class OnnxModel implements Model {
   readonly vocabSize: number;
   #shape: ModelShape;
   #layout: KvLayout;
-  #kv: Float32Array[];
+  #kv: KvArray[];
   #slotLength: number;
   #decode: OrtSession | null;
   #prefill: OrtSession | null;
@@ -67,7 +68,7 @@ export class OnnxModel implements Model {
     this.#shape = shape;
     this.#layout = layout;
     this.#slotLength = shape.numKvHeads * layout.maxLen * shape.headDim;
-    this.#kv = kv.map((buffer) => (buffer instanceof Float32Array ? buffer : new Float32Array(buffer)));
+    this.#kv = kv.map((memory) => (ArrayBuffer.isView(memory) ? memory : kvArray(shape.kvType, memory)));
     if (layout.maxLen > shape.maxPositions) {
       throw new Error(`slots of ${layout.maxLen} tokens, but the model was compiled for ${shape.maxPositions}`);
     }
@@ -203,7 +204,7 @@ export class OnnxModel implements Model {
   #kvTensors(first: number, n: number): Tensor[] {
     const dims = [n, this.#shape.numKvHeads, this.#layout.maxLen, this.#shape.headDim];
     return this.#kv.map((view) =>
-      tensor('float32', view.subarray(first * this.#slotLength, (first + n) * this.#slotLength), dims),
+      tensor(this.#shape.kvType, view.subarray(first * this.#slotLength, (first + n) * this.#slotLength), dims),
     );
   }
 

@@ -7,7 +7,8 @@ import type { env as OrtEnv, Tensor as OrtTensor } from 'onnxruntime-common';
 import { selfTestGraph } from './self-test-graph.ts';
 
 export type Tensor = OrtTensor;
-export type TensorType = 'float32' | 'int32' | 'int64';
+export type TensorType = 'float32' | 'int8' | 'int32' | 'int64';
+export type TensorData = Float32Array | Int8Array | Int32Array | BigInt64Array;
 export type Tensors = Record<string, Tensor>;
 
 interface NativeSession {
@@ -138,14 +139,14 @@ export class OrtSession {
 }
 
 /** A tensor over the caller's memory, which may be shared between threads. */
-export function tensor(type: TensorType, data: Float32Array | Int32Array | BigInt64Array, dims: number[]): Tensor {
+export function tensor(type: TensorType, data: TensorData, dims: number[]): Tensor {
   return new common.Tensor(type, data as never, dims);
 }
 
 function copyInto(target: Tensor, result: Tensor | undefined, name: string): void {
   if (result === undefined) throw new Error(`onnxruntime returned no output ${name}`);
-  const from = result.data as Float32Array | BigInt64Array;
-  const to = target.data as Float32Array | BigInt64Array;
+  const from = result.data as TensorData;
+  const to = target.data as TensorData;
   if (from.length !== to.length) throw new Error(`output ${name} has ${from.length} values, expected ${to.length}`);
   if (from.buffer !== to.buffer || from.byteOffset !== to.byteOffset) (to as Float32Array).set(from as Float32Array);
 }

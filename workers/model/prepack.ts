@@ -3,7 +3,8 @@
 // Called by compile.
 import fs from 'node:fs';
 import path from 'node:path';
-import type { CompiledModel, ModelShape } from '../messages.ts';
+import { kvArray } from '../messages.ts';
+import type { CompiledModel, KvArray, ModelShape } from '../messages.ts';
 import { alignModel } from './align.ts';
 import { OnnxModel } from './onnx-model.ts';
 import { OrtSession } from './ort-binding.ts';
@@ -48,10 +49,10 @@ function sameResults(plain: string, packed: string, shape: ModelShape): boolean 
   });
 }
 
-function probe(file: string, shape: ModelShape): Float32Array[] {
+function probe(file: string, shape: ModelShape): KvArray[] {
   const maxLen = Math.min(32, shape.maxPositions);
   const kv = Array.from({ length: 2 * shape.numLayers }, () => {
-    return new Float32Array(shape.numKvHeads * maxLen * shape.headDim);
+    return kvArray(shape.kvType, shape.numKvHeads * maxLen * shape.headDim);
   });
   const compiled = { kind: 'onnx', shape, decodePath: file, prefillPath: file } as CompiledModel;
   // One session only: each session of the plain model has its own packed copy of all weights.

@@ -17,6 +17,7 @@ async function start(model: string, options: Partial<EngineOptions> = {}): Promi
     slots: 16,
     maxContext: 2048,
     kvMemoryBytes: 1 << 30,
+    kvType: 'auto',
     cacheDir: tmpdir(),
     log: quiet,
     debugOwners: true,

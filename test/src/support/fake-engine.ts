@@ -68,7 +68,15 @@ export class FakeEngine implements Engine {
     const notStarted = [...this.active.values()].filter((request) => !request.isStarted).length;
     const waiting = notStarted + this.othersWaiting;
     const running = this.active.size - notStarted;
-    return { waiting, running, residentSlots: 0, kvUsedTokens: 0, kvReservedBytes: 0, hookMisses: 0 };
+    return {
+      waiting,
+      running,
+      residentSlots: 0,
+      kvUsedTokens: 0,
+      kvBytesPerToken: 0,
+      kvReservedBytes: 0,
+      hookMisses: 0,
+    };
   }
 
   submit(options: SubmitOptions, sinks: readonly EngineSink[]): number[] {

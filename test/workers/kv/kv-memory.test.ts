@@ -1,18 +1,26 @@
 import { describe, expect, it } from 'vitest';
 import { allocateShared, formatBytes, planLayout } from '../../../src/engine/memory.ts';
 import { KvMemory } from '../../../workers/kv/kv-memory.ts';
-import { kvBytesPerToken } from '../../../workers/messages.ts';
+import { kvArray, kvBytesPerToken, kvTypes } from '../../../workers/messages.ts';
 
-const shape = { numLayers: 2, numKvHeads: 3, headDim: 4, vocabSize: 10, maxPositions: 128 };
+const shape = {
+  numLayers: 2,
+  numKvHeads: 3,
+  headDim: 4,
+  vocabSize: 10,
+  maxPositions: 128,
+  kvType: 'float32',
+} as const;
 const layout = { rowsPerWorker: 1, numWorkers: 1, numSlots: 4, maxLen: 16, budgetTokens: 40 };
 
 describe('KvMemory', () => {
-  it('copies the positions of one slot to another in all layers and heads, and nothing else', () => {
-    const shared = allocateShared(shape, layout, 1);
-    const memory = new KvMemory(shape, layout, shared, 0, true);
-    const views = shared.kv.map((buffer) => new Float32Array(buffer));
-    // Value = its own coordinates: layer·K/V, slot, head, position, dim.
-    for (const [layer, view] of views.entries()) for (let i = 0; i < view.length; i++) view[i] = layer * 10_000 + i;
+  it.each(kvTypes)('copies the %s positions of one slot to another in all layers and heads only', (kvType) => {
+    const typed = { ...shape, kvType };
+    const shared = allocateShared(typed, layout, 1);
+    const memory = new KvMemory(typed, layout, shared, 0, true);
+    const views = shared.kv.map((buffer) => kvArray(kvType, buffer));
+    // Every value another one, as far as 8 bits reach.
+    for (const [layer, view] of views.entries()) for (let i = 0; i < view.length; i++) view[i] = (layer * 31 + i) % 127;
     const before = views.map((view) => view.slice());
     memory.claim(2);
     memory.copy(1, 2, 3, 7);
@@ -52,10 +60,21 @@ describe('KvMemory', () => {
 describe('planLayout', () => {
   it('names the MAX_CONTEXT that fits when one full sequence does not', () => {
     const options = { workers: 2, slots: 64, maxContext: 4096, kvMemoryBytes: 100 << 20 };
-    const big = { numLayers: 22, numKvHeads: 4, headDim: 64, vocabSize: 32_000, maxPositions: 4096 };
+    const big = {
+      numLayers: 22,
+      numKvHeads: 4,
+      headDim: 64,
+      vocabSize: 32_000,
+      maxPositions: 4096,
+      kvType: 'float32',
+    } as const;
     expect(kvBytesPerToken(big)).toBe(45_056);
-    expect(() => planLayout(big, options)).toThrow('set MAX_CONTEXT=1152 or less');
+    expect(kvBytesPerToken({ ...big, kvType: 'int8' })).toBe(11_264);
+    expect(() => planLayout(big, options)).toThrow(
+      'set MAX_CONTEXT=1152 or less, or set KV_TYPE=int8, or raise KV_MEMORY',
+    );
     expect(planLayout(big, { ...options, maxContext: 1152 }).maxLen).toBe(1152);
+    expect(planLayout({ ...big, kvType: 'int8' }, options).maxLen).toBe(4096);
   });
 
   it('splits the slots into decode ranges and homes', () => {

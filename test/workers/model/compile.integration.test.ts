@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import type { CompiledModel } from '../../../workers/messages.ts';
+import { kvBytesPerToken, type CompiledModel } from '../../../workers/messages.ts';
 import { compileModel, type CompileOptions } from '../../../workers/model/compile.ts';
 import { llamaSpec } from '../../../workers/model/specs/llama.ts';
 import { openOnnxWeights } from '../../../workers/model/weights/onnx.ts';
@@ -131,7 +131,7 @@ describe('compiled model', () => {
       info: { contextLength: 64, tools: true },
     });
     expect(new Set(phases)).toEqual(new Set(['building', 'packing', 'checking', 'ready']));
-    expect((await compile(directory, { maxContext: 4096 })).shape.maxPositions).toBe(128);
+    expect((await compile(directory, { maxContext: null })).shape.maxPositions).toBe(128);
   });
 
   it('comes from the cache the second time, and is built again after truncation, corruption or loss', async () => {
@@ -192,6 +192,25 @@ describe('compiled model', () => {
     expect(fs.readdirSync(path.dirname(entry))).toEqual([path.basename(entry)]);
   });
 
+  it('takes 8-bit KV memory where fewer than four full contexts of float32 fit, in an entry of its own', async () => {
+    const directory = folder();
+    writeSafetensors(directory, TINY_CONFIG, tinyTensors(TINY_CONFIG, SEED), 'F32');
+    const float = await compile(directory);
+    const fourContexts = 4 * 64 * kvBytesPerToken(float.shape);
+    const auto = (memoryBytes: number) => compile(directory, { kv: { type: 'auto', memoryBytes } });
+    expect((await auto(fourContexts)).decodePath).toBe(float.decodePath);
+    const int8 = await auto(fourContexts - 1);
+    expect(int8.shape).toEqual({ ...float.shape, kvType: 'int8' });
+    expect(int8.decodePath).not.toBe(float.decodePath);
+    expect(float.kvDivergence).toBe(0);
+    expect(int8.kvDivergence).toBeGreaterThan(0);
+    expect(int8.kvDivergence).toBeLessThan(0.01);
+    expect(worstError(int8, directory)).toBeLessThan(3 * TOLERANCE.q8);
+    expect(fs.readdirSync(path.dirname(int8.decodePath)).filter((name) => name.startsWith('float'))).toEqual([]);
+    expect((await compile(directory, { kv: { type: 'float32', memoryBytes: 0 } })).decodePath).toBe(float.decodePath);
+    expect(await compile(directory, { kv: { type: 'int8', memoryBytes: Infinity } })).toEqual(int8);
+  });
+
   it('refuses models it cannot run, naming the reason', async () => {
     const directory = folder();
     writeSafetensors(directory, TINY_CONFIG, tinyTensors(TINY_CONFIG, SEED), 'F32');
@@ -207,6 +226,10 @@ describe('compiled model', () => {
     await expect(compile('no-such-package-here')).rejects.toThrow('no installed npm package');
     await expect(compile('someone/some-model')).rejects.toThrow('not downloaded from the Hugging Face hub yet');
     await expect(compile(directory, { maxContext: 4 })).rejects.toThrow('at least 16');
+    await expect(compile(directory, { maxContext: 129 })).rejects.toThrow(
+      'a context of 129 tokens, but the model has 128: set MAX_CONTEXT=128 or less',
+    );
+    await expect(compile('fake:', { maxContext: 8193 })).rejects.toThrow('set MAX_CONTEXT=8192 or less');
     fs.rmSync(path.join(directory, 'model.safetensors'));
     await expect(withConfig({})).rejects.toThrow('no weights found');
     const left = fs.existsSync(path.join(directory, 'cache'))

@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { Tokenizer } from '@huggingface/tokenizers';
-import type { CompiledModel } from '../../../workers/messages.ts';
+import { kvArray, kvBytesPerToken, type CompiledModel, type KvArray } from '../../../workers/messages.ts';
 import type { Model } from '../../../workers/model/model.ts';
 import { OnnxModel, type KvLayout, type OpenOptions } from '../../../workers/model/onnx-model.ts';
 
@@ -17,14 +17,14 @@ export function temporaryFolder(): string {
 export interface Opened {
   model: OnnxModel;
   /** [layer · K, V][slots, kvHeads, maxLen, headDim] */
-  kv: Float32Array[];
+  kv: KvArray[];
   layout: KvLayout;
 }
 
 export function open(compiled: CompiledModel, layout: KvLayout, options: Partial<OpenOptions> = {}): Opened {
-  const { numLayers, numKvHeads, headDim } = compiled.shape;
-  const bytes = layout.numSlots * numKvHeads * layout.maxLen * headDim * 4;
-  const kv = Array.from({ length: 2 * numLayers }, () => new Float32Array(new SharedArrayBuffer(bytes)));
+  const { shape } = compiled;
+  const bytes = (layout.numSlots * layout.maxLen * kvBytesPerToken(shape)) / (2 * shape.numLayers);
+  const kv = Array.from({ length: 2 * shape.numLayers }, () => kvArray(shape.kvType, new SharedArrayBuffer(bytes)));
   return { model: new OnnxModel(compiled, kv, layout, { threads: 1, role: 'both', ...options }), kv, layout };
 }
 

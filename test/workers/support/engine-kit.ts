@@ -73,6 +73,7 @@ export class EngineKit {
       textDir: '',
       eosTokenIds: [FAKE_EOS],
       quantization: 'none',
+      kvDivergence: 0,
       weightsBytes: 0,
       info: { id: 'fake', aliases: [], contextLength: maxLen, preset: {}, tools: true, note: '' },
       fake: { stepMs: 0, prefillUsPerToken: options.prefillUsPerToken ?? 0, faults: true },
