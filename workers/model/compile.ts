@@ -8,7 +8,7 @@ import { kvBytesPerToken } from '../messages.ts';
 import type { CompiledModel, CompileProgress, KvChoice, KvType, ModelShape } from '../messages.ts';
 import { buildEntry, entryFiles, type Job } from './build-entry.ts';
 import { cacheKey, fingerprintFiles, machineParts, readEntry, type CacheMeta } from './cache.ts';
-import { contextLength } from './context-length.ts';
+import { allowedContext } from './context-length.ts';
 import { parseFakeModel } from './fake-name.ts';
 import { withLock } from './lock.ts';
 import { eosTokenIds, findModelDirectory, modelId, readJson, templateHasTools } from './model-directory.ts';
@@ -55,7 +55,7 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
   const spec = readSpec(config, configFile);
   const source = openWeights(directory);
   const plan = quantizationPlan(options.quantization ?? 'auto', numParameters(spec));
-  const maxPositions = contextLength(spec.maxPositions, maxContext, configFile);
+  const maxPositions = allowedContext(spec.maxPositions, maxContext, configFile);
   const { numLayers, numKvHeads, headDim, vocabSize } = spec;
   const float: ModelShape = { numLayers, numKvHeads, headDim, vocabSize, maxPositions, kvType: 'float32' };
   const shape: ModelShape = { ...float, kvType: chooseKvType(float, options.kv) };

@@ -1,7 +1,7 @@
 // Reads names of the fake model: `fake:` or `fake:stepMs=2,prefillUs=5,faults=1` (in MODEL, where a comma separates
 // models, with semicolons). Called by compile.
 import type { CompiledModel } from '../messages.ts';
-import { contextLength } from './context-length.ts';
+import { allowedContext } from './context-length.ts';
 import { FAKE_EOS, FAKE_SHAPE } from './fake.ts';
 
 const PREFIX = 'fake:';
@@ -18,7 +18,7 @@ export function parseFakeModel(name: string, maxContext: number | null): Compile
       throw new Error(`${name}: ${key} is "${text}", no number ≥ 0`);
     settings[key as keyof typeof settings] = value;
   }
-  const maxPositions = contextLength(FAKE_SHAPE.maxPositions, maxContext, name);
+  const maxPositions = allowedContext(FAKE_SHAPE.maxPositions, maxContext, name);
   return {
     kind: 'fake',
     id: 'fake',
