@@ -8,7 +8,7 @@ import { kvBytesPerToken } from '../messages.ts';
 import type { CompiledModel, CompileProgress, KvChoice, KvType, ModelShape } from '../messages.ts';
 import { buildEntry, entryFiles, type Job } from './build-entry.ts';
 import { cacheKey, fingerprintFiles, machineParts, readEntry, type CacheMeta } from './cache.ts';
-import { allowedContext } from './context-length.ts';
+import { allowedContext } from './allowed-context.ts';
 import { parseFakeModel } from './fake-name.ts';
 import { withLock } from './lock.ts';
 import { eosTokenIds, findModelDirectory, modelId, readJson, templateHasTools } from './model-directory.ts';
