@@ -70,7 +70,7 @@ describe('parseFakeModel', () => {
     expect(parseFakeModel('fake:', 64)).toMatchObject({ kind: 'fake', id: 'fake', shape: { maxPositions: 64 } });
     expect(parseFakeModel('fake:stepMs=2,prefillUs=5,faults=1', null)).toMatchObject({
       fake: { stepMs: 2, prefillUsPerToken: 5, faults: true },
-      shape: { maxPositions: 8192 },
+      shape: { maxPositions: 4096 },
       eosTokenIds: [257],
     });
   });
