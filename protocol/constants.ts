@@ -57,7 +57,7 @@ export const Limits = {
 } as const;
 
 /** Collecting window of one socket's deltas for classes chat and batch (DESIGN §4, flush). */
-export const FLUSH_WINDOW_MS = 15;
+export const FLUSH_WINDOW_MS = 13;
 
 /** Close codes of the native socket. 4000 and above are ours; the others are RFC 6455's. */
 export const CloseCode = {

@@ -44,6 +44,11 @@ export type Op = (typeof Op)[keyof typeof Op];
 
 export type LatencyClass = 'voice' | 'ide' | 'chat' | 'batch';
 export const latencyClasses: readonly LatencyClass[] = ['voice', 'ide', 'chat', 'batch'];
+
+/** Classes whose text leaves with every step and is never collected. */
+export function isUrgent(latencyClass: LatencyClass): boolean {
+  return latencyClass === 'voice' || latencyClass === 'ide';
+}
 export type FinishReason = 'stop' | 'length' | 'tool_calls' | 'content_filter' | 'cancelled' | 'error';
 
 export interface ToolDefinition {

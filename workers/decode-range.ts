@@ -8,6 +8,9 @@ import type { Model } from './model/model.ts';
 import type { Outputs } from './outputs.ts';
 import type { Sequence } from './sequence.ts';
 
+/** Rows sampled before the main thread gets the first of them: it delivers while the rest is sampled. */
+const PART_EVENTS = 128;
+
 /** How a sequence left its row: finished, handed to another worker, set aside (KV in its home), or out of memory. */
 export type LeaveKind = 'done' | 'moved' | 'parked' | 'preempted';
 
@@ -106,8 +109,11 @@ export class DecodeRange {
     return released;
   }
 
-  /** One batched decode step. Returns the number of rows that ran. */
-  decode(model: Model, out: Outputs): number {
+  /**
+   * One batched decode step. Returns the number of rows that ran. `postPart` is called between rows of a large batch
+   * when so much has been sampled that delivering it should begin.
+   */
+  decode(model: Model, out: Outputs, postPart: () => void): number {
     this.#preemptUnfundable();
     const count = this.#rows.findLastIndex((row) => row.state === 'live') + 1;
     if (count === 0) return 0;
@@ -124,9 +130,11 @@ export class DecodeRange {
       if (row.state !== 'live') continue;
       const sequence = row.sequence!;
       const cause = sequence.accept(logits, i * model.vocabSize, out);
-      if (cause === null) continue;
-      out.end(sequence.id, cause);
-      this.#leave(row, 'done');
+      if (cause !== null) {
+        out.end(sequence.id, cause);
+        this.#leave(row, 'done');
+      }
+      if (out.numEvents >= PART_EVENTS) postPart();
     }
     return count;
   }

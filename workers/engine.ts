@@ -16,6 +16,7 @@ import { Outputs } from './outputs.ts';
 import { choiceSeed } from './sampling/rng.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sequence } from './sequence.ts';
+import { StepPost } from './step-post.ts';
 import type { SequenceContext } from './sequence.ts';
 import type { TextModel } from './text/text-model.ts';
 
@@ -32,7 +33,8 @@ export class Engine {
   readonly #kv: KvMemory;
   readonly #flags: Int32Array;
   readonly #ctl: Int32Array;
-  readonly #order: Int32Array;
+  readonly #busy: Int32Array;
+  readonly #steps: StepPost;
   readonly #out = new Outputs();
   readonly #range: DecodeRange;
   /** Lead only. */
@@ -50,7 +52,8 @@ export class Engine {
     this.#context = { text, vocabSize: model.vocabSize, maxLen: layout.maxLen };
     this.#flags = new Int32Array(init.shared.flags);
     this.#ctl = new Int32Array(init.ctl);
-    this.#order = new Int32Array(init.shared.order);
+    this.#busy = new Int32Array(init.shared.busy);
+    this.#steps = new StepPost(init.port, init.shared);
     this.#kv = new KvMemory(init.model.shape, layout, init.shared, index, init.debugOwners);
     const onLeft = (sequence: Sequence, kind: LeaveKind): void => this.#onLeft(sequence, kind);
     this.#range = new DecodeRange(index * layout.rowsPerWorker, layout.rowsPerWorker, this.#kv, onLeft);
@@ -65,6 +68,7 @@ export class Engine {
     this.#scheduler?.admit();
     // Clients learn at once that they were cancelled, queued or admitted.
     if (!this.#out.isEmpty) this.#post();
+    this.#setBusy(!this.#range.isIdle || this.#scheduler?.idleMs === 0);
 
     const isLending = this.#scheduler?.balance() ?? false;
     let { stats } = this.#out;
@@ -79,7 +83,7 @@ export class Engine {
 
     started = performance.now();
     stats = this.#out.stats;
-    stats.batchSize = this.#range.decode(this.#model, this.#out);
+    stats.batchSize = this.#range.decode(this.#model, this.#out, () => this.#steps.post(this.#out.takePart(), false));
     stats.stepMs = performance.now() - started;
     // This step's tokens leave before any copying.
     this.#post();
@@ -90,8 +94,13 @@ export class Engine {
     this.#out.stats.moveMs += performance.now() - started;
     if (!this.#out.isEmpty) this.#post();
     this.#postGauges();
-    if (!this.#range.isIdle) return 0;
-    return this.#scheduler ? this.#scheduler.idleMs : IDLE_MS;
+    const idleMs = this.#range.isIdle ? (this.#scheduler?.idleMs ?? IDLE_MS) : 0;
+    if (idleMs > 0) this.#setBusy(false);
+    return idleMs;
+  }
+
+  #setBusy(isBusy: boolean): void {
+    Atomics.store(this.#busy, this.#init.index, isBusy ? this.#init.threads : 0);
   }
 
   /** The lead's view of all workers; null in a decode worker. */
@@ -212,9 +221,8 @@ export class Engine {
   #post(): void {
     const { stats } = this.#out;
     if (this.#out.isEmpty && stats.batchSize === 0 && stats.prefillTokens === 0) return;
-    const output = this.#out.take();
-    // Nothing may come between taking the number and posting: the main thread waits for the missing one.
-    this.#send({ ...output, order: Atomics.add(this.#order, 0, 1) });
+    const { isUrgent } = this.#out;
+    this.#steps.post(this.#out.take(), isUrgent);
   }
 
   #postGauges(): void {

@@ -187,14 +187,25 @@ export interface EngineShared {
   owners: SharedArrayBuffer;
   /** Int32 per slot: tokens ever written there (pages are never given back); one more entry with their sum. */
   marks: SharedArrayBuffer;
-  /** One Int32: `order` of the next step message. */
+  /** Int32 by `Order`: how far step messages are. */
   order: SharedArrayBuffer;
+  /** Int32 per worker: threads it computes with at the moment, 0 when it has nothing to do. */
+  busy: SharedArrayBuffer;
   /** One Int32 for the whole process: held while a session is created, since its settings pass through the environment. */
   loadLock?: SharedArrayBuffer;
 }
 
 /** What the main thread asks of a request, seen by whichever worker holds it at its next step. */
 export const Flag = { run: 0, cancel: 1, park: 2 } as const;
+
+/** Int32 indices in `EngineShared.order`. */
+export const Order = {
+  /** Number of the next step message; workers take it. */
+  next: 0,
+  /** All messages below were delivered; the main thread writes it and notifies. */
+  delivered: 1,
+  size: 2,
+} as const;
 
 /** Int32 indices in a worker's control buffer. */
 export const Ctl = {

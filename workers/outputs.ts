@@ -18,11 +18,16 @@ export class Outputs implements AnswerSink {
   stats: StepStats = noStats();
   #events: (number | string)[] = [];
   #sampledAtMs = 0;
+  #isUrgent = false;
   #id = 0;
   #token = -1;
 
   get isEmpty(): boolean {
     return this.#events.length === 0;
+  }
+
+  get numEvents(): number {
+    return this.#events.length / 4;
   }
 
   encoded(id: number, promptTokens: number, droppedMessages: number): void {
@@ -34,8 +39,14 @@ export class Outputs implements AnswerSink {
     this.#events.push(Ev.Prefill, id, cachedTokens, '');
   }
 
+  /** Since the last `take` a token was sampled for someone whose text may not wait. */
+  get isUrgent(): boolean {
+    return this.#isUrgent;
+  }
+
   /** Begins a token of this sequence: text that follows until `endToken` belongs to it. */
-  beginToken(id: number, tokenId: number): void {
+  beginToken(id: number, tokenId: number, isUrgent: boolean): void {
+    this.#isUrgent ||= isUrgent;
     this.#id = id;
     this.#token = tokenId;
     this.#sampledAtMs = performance.timeOrigin + performance.now();
@@ -78,11 +89,19 @@ export class Outputs implements AnswerSink {
     this.#events.push(Ev.End, id, endReasons.indexOf(reason), code ? `${code}: ${message}` : '');
   }
 
+  /** What there is so far, as a message before the step's own, which will carry the statistics. */
+  takePart(): Omit<StepOutput, 'order'> {
+    const output = { op: 'step' as const, events: this.#events, sampledAtMs: this.#sampledAtMs, stats: noStats() };
+    this.#events = [];
+    return output;
+  }
+
   /** The step's message; the collector is empty afterwards. */
   take(): Omit<StepOutput, 'order'> {
     const { stats } = this;
     const output = { op: 'step' as const, events: this.#events, sampledAtMs: this.#sampledAtMs, stats };
     this.#events = [];
+    this.#isUrgent = false;
     this.stats = noStats();
     return output;
   }

@@ -1,5 +1,6 @@
 // One request inside the engine: its growing token list, its text pipeline and its sampler. It lives in exactly one
 // worker at a time and moves between workers as plain data (`SequenceState`).
+import { isUrgent } from '../protocol/messages.ts';
 import type { EngineRequest } from './messages.ts';
 import type { Outputs } from './outputs.ts';
 import { Sampler } from './sampling/sampler.ts';
@@ -48,12 +49,14 @@ export class Sequence {
   readonly #sampler: Sampler;
   readonly #eos: ReadonlySet<number>;
   readonly #maxTokens: number;
+  readonly #isUrgent: boolean;
 
   /** A new sequence has no `answer` state yet. */
   constructor(state: Omit<SequenceState, 'answer'> & { answer?: AnswerState }, context: SequenceContext) {
     const { text, vocabSize, maxLen } = context;
     const { meta, ids, numPrompt, seed } = state;
     this.meta = meta;
+    this.#isUrgent = isUrgent(meta.class);
     this.ids = ids;
     this.numPrompt = numPrompt;
     this.home = state.home;
@@ -84,7 +87,7 @@ export class Sequence {
   accept(logits: Float32Array, offset: number, out: Outputs): StopCause {
     const token = this.#sampler.sample(logits, offset);
     this.ids.push(token);
-    out.beginToken(this.id, token);
+    out.beginToken(this.id, token, this.#isUrgent);
     if (this.#eos.has(token) && !this.meta.sampling.ignoreEos) {
       out.endToken();
       this.#answer.finish(out);

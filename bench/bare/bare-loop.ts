@@ -12,6 +12,8 @@ export interface BareOptions {
   workers: number;
   /** Per worker. */
   threads: number;
+  /** Threads of a session spin while they wait for work. */
+  spin?: boolean;
   /** Most rows of one run. */
   rows: number;
   /** Slot length as in the server, since strides follow from it. */
@@ -50,7 +52,7 @@ export class BareLoop {
     const gate = new SharedArrayBuffer(4);
     const workers: Worker[] = [];
     for (let index = 0; index < numWorkers; index++) {
-      const init: BareInit = { model, layout, shared, threads, index, gate };
+      const init: BareInit = { model, layout, shared, threads, spin: options.spin === true, index, gate };
       // The decode session reads a setting from the environment while it is created.
       const worker = new Worker(new URL('./bare-worker.ts', import.meta.url), { workerData: init, env: SHARE_ENV });
       workers.push(worker);

@@ -12,6 +12,7 @@ export interface BareInit {
   layout: SlotLayout;
   shared: EngineShared;
   threads: number;
+  spin: boolean;
   index: number;
   /** Int32 [gate]: a run may begin when it has this run's number. */
   gate: SharedArrayBuffer;
@@ -52,7 +53,11 @@ if (process.platform === 'linux') setPriority(0, Math.min(19, getPriority(0) + N
 const init = workerData as BareInit;
 const port = parentPort!;
 const gate = new Int32Array(init.gate);
-const model = await openModel(init.model, init.shared, init.layout, { threads: init.threads, role: 'both' });
+const model = await openModel(init.model, init.shared, init.layout, {
+  threads: init.threads,
+  spin: init.spin,
+  role: 'both',
+});
 const kv = new KvMemory(init.model.shape, init.layout, init.shared, init.index, false);
 const now = (): number => performance.timeOrigin + performance.now();
 

@@ -1,6 +1,6 @@
 // How a model's KV memory is laid out and what it may cost: the budget is decided here, once, before workers start.
 import { ServiceError } from '../../protocol/errors.ts';
-import { kvBytesPerToken } from '../../workers/messages.ts';
+import { kvBytesPerToken, Order } from '../../workers/messages.ts';
 import type { EngineShared, ModelShape, SlotLayout } from '../../workers/messages.ts';
 
 export interface MemoryOptions {
@@ -52,7 +52,8 @@ export function allocateShared(shape: ModelShape, layout: SlotLayout, numFlags: 
     flags: new SharedArrayBuffer(4 * numFlags),
     owners: new SharedArrayBuffer(4 * layout.numSlots),
     marks: new SharedArrayBuffer(4 * (layout.numSlots + 1)),
-    order: new SharedArrayBuffer(4),
+    order: new SharedArrayBuffer(4 * Order.size),
+    busy: new SharedArrayBuffer(4 * layout.numWorkers),
     loadLock,
   };
 }

@@ -6,9 +6,9 @@ import type { MessagePort } from 'node:worker_threads';
 import type { Piscina } from 'piscina';
 import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
 import type { ModelInfo } from '../../protocol/messages.ts';
-import { Ctl } from '../../workers/messages.ts';
+import { Ctl, Order } from '../../workers/messages.ts';
 import type { CompiledModel, CompileProgress, EncodeResult, EngineShared, FromWorker } from '../../workers/messages.ts';
-import type { PromptInput, SlotLayout, StepStats, ToWorker, WorkerInit } from '../../workers/messages.ts';
+import type { PromptInput, SlotLayout, StepOutput, StepStats, ToWorker, WorkerInit } from '../../workers/messages.ts';
 import { EngineClient, NUM_FLAGS } from './client.ts';
 import { allocateShared, formatBytes, planLayout } from './memory.ts';
 import type { EngineOptions } from './pool.ts';
@@ -215,9 +215,17 @@ export class ModelEngine implements Engine {
   }
 
   #receive(index: number, message: FromWorker): void {
-    if (message.op === 'step') this.#order.receive(message);
+    if (message.op === 'step') this.#deliver(message);
     else if (message.op === 'inventory') this.#reconcile(index, message.ids);
     else this.#client!.receive(message);
+  }
+
+  /** The worker that posted it may be waiting for that (workers/step-post.ts). */
+  #deliver(message: StepOutput): void {
+    this.#order.receive(message);
+    const order = new Int32Array(this.#shared.order);
+    Atomics.store(order, Order.delivered, this.#order.next);
+    Atomics.notify(order, Order.delivered);
   }
 
   /** Gives the lead a direct line to every decode worker. */

@@ -18,6 +18,11 @@ export class StepOrder {
     this.#release();
   }
 
+  /** Every message below this number has been delivered or given up. */
+  get next(): number {
+    return this.#next;
+  }
+
   /**
    * Gives up waiting for numbers below those held now: a thread that died between taking one and posting never will.
    * Call when whoever is alive has had time to post.

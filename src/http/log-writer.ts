@@ -3,6 +3,7 @@
 // which gives the engines back the time of needless wake-ups. A full socket stops the pulling, never the log; how far
 // the reader is behind decides with that of the others whether the response parks.
 import { FLUSH_WINDOW_MS } from '../../protocol/constants.ts';
+import { isUrgent } from '../../protocol/messages.ts';
 import type { ServiceError } from '../../protocol/errors.ts';
 import type { Response, Subscriber } from '../responses/response.ts';
 import type { Exchange } from './exchange.ts';
@@ -91,8 +92,7 @@ export class LogWriter implements Subscriber {
   notify(response: Response): void {
     if (this.#isDone) return;
     const { isBusy } = this.#options;
-    const mayWait =
-      this.#seqOf(response) > 0 && !response.isEnded && (response.class === 'chat' || response.class === 'batch');
+    const mayWait = this.#seqOf(response) > 0 && !response.isEnded && !isUrgent(response.class);
     if (mayWait && isBusy() && performance.now() - this.#lastWriteAt < FLUSH_WINDOW_MS) flushWindow.add(this.#flush);
     else this.#pump();
   }

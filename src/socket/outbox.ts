@@ -5,7 +5,7 @@
 import { FLUSH_WINDOW_MS, Limits } from '../../protocol/constants.ts';
 import { encode } from '../../protocol/codec.ts';
 import { toWireError } from '../../protocol/errors.ts';
-import { Op } from '../../protocol/messages.ts';
+import { isUrgent, Op } from '../../protocol/messages.ts';
 import type { Delta, LatencyClass, ServerMessage, StateDetail, ViewOptions } from '../../protocol/messages.ts';
 import type { LogEntry, LogEvent } from '../responses/response-log.ts';
 import type { Response, Subscriber } from '../responses/response.ts';
@@ -202,8 +202,7 @@ export class Outbox implements Subscriber {
     const leftMs = this.#lastDeltasMs + FLUSH_WINDOW_MS - this.#host.now();
     if (leftMs <= 0 || !this.#host.isBusy()) return 0;
     for (const { class: latencyClass, isFresh, response } of ready) {
-      const isUrgent = latencyClass === 'voice' || latencyClass === 'ide';
-      if (isUrgent || isFresh || response?.isEnded === true) return 0;
+      if (isUrgent(latencyClass) || isFresh || response?.isEnded === true) return 0;
     }
     return leftMs;
   }

@@ -48,6 +48,25 @@ describe('Engine', () => {
     expect(outcome.text.trim()).toBe('sure');
   });
 
+  it('posts a step of very many rows in parts, and no answer notices', () => {
+    const rows = 200;
+    const numTokens = 2 * rows;
+    const kit = new EngineKit({ rows, maxLen: 512 });
+    const ids = Array.from({ length: rows }, (_, i) =>
+      kit.submit(`number ${i}`, { ignoreEos: true, maxTokens: numTokens }),
+    );
+    kit.run();
+    const alone = new EngineKit({ maxLen: 512 });
+    for (const [i, id] of ids.entries()) {
+      expect(kit.outcome(id).tokens).toHaveLength(numTokens);
+      if (i % 50 === 0) {
+        const { text } = alone.answer(`number ${i}`, { ignoreEos: true, maxTokens: numTokens });
+        expect(kit.outcome(id).text).toBe(text);
+      }
+    }
+    expect(kit.mostTokens).toBe(128);
+  });
+
   it('ends a request that cannot be encoded without harm to others', () => {
     const kit = new EngineKit({ maxLen: 128 });
     const good = kit.submit('!!say fine !!');

@@ -249,7 +249,8 @@ describe.each(kvTypes)('default model with %s KV memory', (kvType) => {
       flags: new SharedArrayBuffer(4),
       owners: new SharedArrayBuffer(12),
       marks: new SharedArrayBuffer(16),
-      order: new SharedArrayBuffer(4),
+      order: new SharedArrayBuffer(8),
+      busy: new SharedArrayBuffer(4),
       loadLock: new SharedArrayBuffer(4),
     };
     const prompts = [0, 1, 2].map((slot) => randomIds(20 + slot, SEED + slot));

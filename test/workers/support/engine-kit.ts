@@ -44,6 +44,8 @@ export class EngineKit {
   readonly chunksAlone: boolean[] = [];
   /** Prompt tokens computed by all workers so far. */
   numPrefilled = 0;
+  /** Tokens in the largest message so far. */
+  mostTokens = 0;
   #nextId = 1;
   readonly #compiled: CompiledModel;
 
@@ -224,6 +226,7 @@ export class EngineKit {
     if (message.op !== 'step') return;
     this.numPrefilled += message.stats.prefillTokens;
     const { events } = message;
+    this.mostTokens = Math.max(this.mostTokens, events.filter((kind, i) => i % 4 === 0 && kind === Ev.Token).length);
     for (let i = 0; i < events.length; i += 4) {
       const [kind, id, a, b] = events.slice(i, i + 4) as [number, number, number, string];
       const outcome = this.outcome(id);
