@@ -14,14 +14,15 @@ import { Responses } from './responses/registry.ts';
 import { startServer, type Server, type SocketEndpoint } from './server.ts';
 import { RESTART_RETRY_MS, shuttingDown, type Services } from './services.ts';
 import { Sessions } from './sessions/registry.ts';
-import type { Connection } from './socket/connection.ts';
+import type { Connection, ConnectionHost } from './socket/connection.ts';
 import { SocketServer } from './socket/socket-server.ts';
 import { StaticFiles } from './web/static-files.ts';
 
 export type AppConfig = Pick<
   Config,
   'host' | 'port' | 'apiKeys' | 'allowedOrigins' | 'tlsCert' | 'tlsKey' | 'maxConnections'
->;
+> &
+  Partial<Pick<Config, 'queueSize' | 'queueTimeoutMs'>>;
 
 /** What the app uses of an EngineSet. */
 export type AppEngines = Pick<
@@ -64,6 +65,7 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
     responses,
     serverName,
     models: () => engines.engines.map(({ model }) => model),
+    limits: limitsOf(config),
     authenticate: (token) => keys.callerOfToken(token ?? null),
     onDelay: (latencyClass, delayMs) => metrics.onDelay(latencyClass, delayMs),
     onResumed: (result) => metrics.onResumed(result),
@@ -132,4 +134,11 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
   }
 
   return { server, services, sockets, engines, stop };
+}
+
+function limitsOf({ queueSize, queueTimeoutMs }: AppConfig): ConnectionHost['limits'] {
+  return {
+    ...(queueSize === undefined ? {} : { queuedRequests: queueSize }),
+    ...(queueTimeoutMs === undefined ? {} : { queueTimeoutMs }),
+  };
 }

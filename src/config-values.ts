@@ -106,3 +106,20 @@ export const keys: Parse<ApiKey[]> = (value) =>
     if (!/^[\x21-\x7e]{1,512}$/.test(key)) throw new Error('holds an empty key or one with blanks');
     return { tenant, key };
   });
+
+const WEIGHT_MIN = 0.01;
+const WEIGHT_MAX = 100;
+
+export const weights: Parse<ReadonlyMap<string, number>> = (value) => {
+  const found = new Map<string, number>();
+  for (const item of list(value)) {
+    const match = /^([\w-]{1,64})=(\d+(?:\.\d+)?)$/.exec(item);
+    const weight = Number(match?.[2] ?? NaN);
+    if (!match || !(weight >= WEIGHT_MIN && weight <= WEIGHT_MAX)) {
+      throw new Error(`must be a list of TENANT=WEIGHT with weights from ${WEIGHT_MIN} to ${WEIGHT_MAX}`);
+    }
+    if (found.has(match[1]!)) throw new Error('names the same tenant twice');
+    found.set(match[1]!, weight);
+  }
+  return found;
+};

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { createSecureContext } from 'node:tls';
+import { Limits } from '../protocol/constants.ts';
 import type { ApiKey } from './auth/keys.ts';
 import { isLoopback } from './auth/origin.ts';
 import {
@@ -19,6 +20,7 @@ import {
   origins,
   seconds,
   text,
+  weights,
   type Parse,
 } from './config-values.ts';
 import { readMachine, type Machine } from './machine.ts';
@@ -48,6 +50,11 @@ export interface Config {
   kvMemoryBytes: number;
   kvType: KvChoice;
   cacheDir: string;
+  /** Requests that may wait per model, in all and of one tenant. */
+  queueSize: number;
+  tenantQueueSize: number;
+  queueTimeoutMs: number;
+  tenantWeights: ReadonlyMap<string, number>;
   apiKeys: ApiKey[];
   allowOpen: boolean;
   allowedOrigins: string[];
@@ -156,6 +163,34 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     fallback: () => [],
     isSecret: true,
   },
+  tenantWeights: {
+    name: 'TENANT_WEIGHTS',
+    defaultText: '1 for every tenant',
+    meaning: 'Shares of the tokens while there are too few for all, comma-separated TENANT=WEIGHT, like a=4,b=0.5.',
+    parse: weights,
+    fallback: () => new Map(),
+  },
+  queueSize: {
+    name: 'QUEUE',
+    defaultText: String(Limits.queuedRequests),
+    meaning: 'Requests that may wait for one model; more are answered `overloaded`.',
+    parse: integer(1, 100_000),
+    fallback: () => Limits.queuedRequests,
+  },
+  tenantQueueSize: {
+    name: 'TENANT_QUEUE',
+    defaultText: 'QUEUE, and half of it with several tenants',
+    meaning: 'Requests of one tenant that may wait for one model; more are answered `rate_limited`.',
+    parse: integer(1, 100_000),
+    fallback: (_machine, config) => Math.ceil(config.queueSize / (hasTenants(config) ? 2 : 1)),
+  },
+  queueTimeoutMs: {
+    name: 'QUEUE_TIMEOUT',
+    defaultText: String(Limits.queueTimeoutMs / 1000),
+    meaning: 'Seconds a request may wait to be begun; then it is answered `queue_timeout`.',
+    parse: seconds(86_400),
+    fallback: () => Limits.queueTimeoutMs,
+  },
   allowOpen: {
     name: 'ALLOW_OPEN',
     defaultText: '0',
@@ -215,6 +250,10 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     isSwitch: true,
   },
 };
+
+function hasTenants({ apiKeys }: Config): boolean {
+  return new Set(apiKeys.map(({ tenant }) => tenant)).size > 1;
+}
 
 const rows = Object.entries(settings) as [keyof Config, Setting<unknown>][];
 

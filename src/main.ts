@@ -46,7 +46,7 @@ function run(config: Config): void {
     // Undocumented: tests do not wait for the half minute after which a worker is taken for hung.
     const hangMs = Number(process.env.HANG_TIMEOUT_MS) || undefined;
     const debugOwners = process.env.NODE_ENV === 'test';
-    engines = startEngines({ ...config, log, debugOwners, ...(hangMs === undefined ? {} : { hangMs }) });
+    engines = startEngines({ ...config, queue: config, log, debugOwners, ...(hangMs === undefined ? {} : { hangMs }) });
     return engines;
   });
   // Before anybody can know that the server is there: a signal must never find no handler.

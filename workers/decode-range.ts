@@ -11,8 +11,11 @@ import type { Sequence } from './sequence.ts';
 /** Rows sampled before the main thread gets the first of them: it delivers while the rest is sampled. */
 const PART_EVENTS = 128;
 
-/** How a sequence left its row: finished, handed to another worker, set aside (KV in its home), or out of memory. */
-export type LeaveKind = 'done' | 'moved' | 'parked' | 'preempted';
+/**
+ * How a sequence left its row: finished, handed to another worker, set aside (KV in its home) because nobody reads it
+ * or to make room for others, or out of memory.
+ */
+export type LeaveKind = 'done' | 'moved' | 'parked' | 'yielded' | 'preempted';
 
 type RowState = 'joining' | 'live' | 'leaving' | 'hole';
 
@@ -107,6 +110,14 @@ export class DecodeRange {
       released++;
     }
     return released;
+  }
+
+  /** Sends this sequence to its home, to make room for others. False when it does not decode here. */
+  yield(id: number): boolean {
+    const row = this.#rows.find(({ state, sequence }) => state === 'live' && sequence!.id === id);
+    if (!row || !this.#kv.reserve(row.sequence!.home, row.sequence!.past)) return false;
+    this.#leave(row, 'yielded');
+    return true;
   }
 
   /**

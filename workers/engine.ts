@@ -49,7 +49,8 @@ export class Engine {
     const { index, layout } = init;
     this.#init = init;
     this.#model = model;
-    this.#context = { text, vocabSize: model.vocabSize, maxLen: layout.maxLen };
+    const { generated } = init.shared;
+    this.#context = { text, vocabSize: model.vocabSize, maxLen: layout.maxLen, generated };
     this.#flags = new Int32Array(init.shared.flags);
     this.#ctl = new Int32Array(init.ctl);
     this.#busy = new Int32Array(init.shared.busy);
@@ -150,15 +151,24 @@ export class Engine {
     for (let message; (message = this.#lead?.receive());) this.#obey(message);
     this.#lead?.close();
     this.#lead = lead;
-    const held = this.#range.sequences().map(({ id, home }) => ({ id, home }));
+    const held = this.#range.sequences().map(({ id, home, meta }) => {
+      const { tenant, weight, class: latencyClass } = meta;
+      return { id, home, claim: { tenant, weight, class: latencyClass } };
+    });
     lead.send({ op: 'inventory', held });
     this.#send({ op: 'inventory', ids: held.map(({ id }) => id) });
   }
 
   #obey(message: LeadMessage): void {
-    if (message.op === 'lend') {
-      this.#range.join(new Sequence(message.sequence, this.#context));
-    } else this.#lead!.send({ op: 'recalled', count: this.#range.release(message.count) });
+    switch (message.op) {
+      case 'lend':
+        return this.#range.join(new Sequence(message.sequence, this.#context));
+      case 'recall':
+        return this.#lead!.send({ op: 'recalled', count: this.#range.release(message.count) });
+      case 'yield':
+        this.#range.yield(message.id);
+        return;
+    }
   }
 
   /** Renders and encodes the prompt. What is wrong with one request ends that request only. */

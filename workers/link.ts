@@ -5,12 +5,15 @@ import type { MessagePort } from 'node:worker_threads';
 import { Ctl } from './messages.ts';
 import type { LeaveKind } from './decode-range.ts';
 import type { SequenceState } from './sequence.ts';
+import type { Claim } from './shares.ts';
 
 /** lead → decode worker */
 export type LeadMessage =
   | { op: 'lend'; sequence: SequenceState }
   /** Give up to this many sequences back, KV in their homes. */
-  | { op: 'recall'; count: number };
+  | { op: 'recall'; count: number }
+  /** Send this one back, KV in its home: others need its row. */
+  | { op: 'yield'; id: number };
 
 /** decode worker → lead */
 export type DecodeMessage =
@@ -18,7 +21,7 @@ export type DecodeMessage =
   /** Answers a recall: how many are coming. */
   | { op: 'recalled'; count: number }
   /** First message on a new link: what it holds (a new lead must not touch those homes). */
-  | { op: 'inventory'; held: { id: number; home: number }[] };
+  | { op: 'inventory'; held: { id: number; home: number; claim: Claim }[] };
 
 export class Link<Out, In> {
   readonly #port: MessagePort;

@@ -94,6 +94,8 @@ export interface EngineRequest {
   /** Index of this request's cancel flag in `EngineShared.flags`; free again once End was processed. */
   flag: number;
   tenant: string;
+  /** Of the tenant, for its share of the tokens. */
+  weight: number;
   /** Session that will continue from this request's tokens, or ''. */
   session: string;
   class: LatencyClass;
@@ -187,6 +189,8 @@ export interface EngineShared {
   owners: SharedArrayBuffer;
   /** Int32 per slot: tokens ever written there (pages are never given back); one more entry with their sum. */
   marks: SharedArrayBuffer;
+  /** Int32 per slot: tokens of the answer of the sequence whose home it is, for the lead to share out what comes next. */
+  generated: SharedArrayBuffer;
   /** Int32 by `Order`: how far step messages are. */
   order: SharedArrayBuffer;
   /** Int32 per worker: threads it computes with at the moment, 0 when it has nothing to do. */

@@ -1,10 +1,13 @@
-// Prefill on the lead: which admitted sequence computes its next chunk, and how long that chunk is. Chunks are sized
-// by time from the measured rate, so that neither a running stream nor a cancel ever waits for more than one.
+// Prefill on the lead: which admitted sequence computes its next chunk, and how long that chunk is. The shares say whose
+// chunk is next; within a class of a tenant the shortest prompt goes first. Chunks are sized by time from the measured
+// rate, so that neither a running stream nor a cancel ever waits for more than one.
 import { sliceTokens } from './kv/kv-memory.ts';
 import type { KvMemory } from './kv/kv-memory.ts';
 import type { LatencyClass } from '../protocol/messages.ts';
 import type { Model } from './model/model.ts';
 import type { Sequence } from './sequence.ts';
+import { classRank } from './shares.ts';
+import type { Claimant, Shares } from './shares.ts';
 
 /** A chunk may take this long when streams decode in the same worker, and this long when none does. */
 const SHARED_CHUNK_MS = 24;
@@ -15,18 +18,20 @@ const MAX_CHUNK = 512;
 const RATE_WINDOW = 6;
 /** Shorter chunks mostly measure the fixed cost of a run. */
 const MIN_RATED_CHUNK = 32;
-/** Every so many chunks the oldest prompt goes first, whatever its length: no prompt starves. */
+/** Every so many chunks the oldest prompt of a class goes first, whatever its length: no prompt starves. */
 const OLDEST_EVERY = 4;
 
 interface Entry {
   sequence: Sequence;
+  /** For its turn: its own, or with the class of who waits for it. */
+  meta: Claimant['meta'];
   /** Ids whose KV is in the home. */
   done: number;
   /** Slot a prefix is still being copied from, or -1. */
   copyFrom: number;
   copied: number;
-  /** What others wait for: it goes as far as this with the urgency of the most urgent of them. */
-  wanted: { length: number; rank: number } | null;
+  /** What others wait for: it goes as far as this with the class of the most urgent of them. */
+  wantedLength: number | null;
   /** Another choice computed the prompt and this one's first token is sampled: nothing is left to compute. */
   isFork: boolean;
 }
@@ -45,6 +50,7 @@ export type Decoding = 'here' | 'elsewhere' | 'nowhere';
 
 export class Prefill {
   readonly #kv: KvMemory;
+  readonly #shares: Shares;
   readonly #entries: Entry[] = [];
   readonly #onCopied: (slot: number) => void;
   readonly #sliceTokens: number;
@@ -52,9 +58,10 @@ export class Prefill {
   readonly #rates: Readonly<Record<'beside' | 'alone', number[]>> = { beside: [], alone: [] };
   #chunks = 0;
 
-  /** `onCopied`: a prefix is no longer needed in the slot it was copied from. */
-  constructor(kv: KvMemory, onCopied: (slot: number) => void) {
+  /** What is prefilled contends in `shares`. `onCopied`: a prefix is no longer needed in the slot it was copied from. */
+  constructor(kv: KvMemory, shares: Shares, onCopied: (slot: number) => void) {
     this.#kv = kv;
+    this.#shares = shares;
     this.#onCopied = onCopied;
     this.#sliceTokens = sliceTokens(kv);
   }
@@ -89,30 +96,35 @@ export class Prefill {
 
   /** Admits a sequence into its home; the KV of its first `cached` ids is there, or is to be copied from `copyFrom`. */
   add(sequence: Sequence, cached: number, copyFrom: number | null): void {
-    this.#kv.claim(sequence.home);
     sequence.homeLength = copyFrom === null ? cached : 0;
-    this.#entries.push({ sequence, done: cached, copyFrom: copyFrom ?? -1, copied: 0, wanted: null, isFork: false });
+    this.#enter(sequence, cached, copyFrom ?? -1, false);
   }
 
   /** A choice whose prompt another one computed, in the slot `copyFrom`: only its KV is to be copied. */
   addFork(sequence: Sequence, copyFrom: number): void {
-    this.#kv.claim(sequence.home);
     sequence.homeLength = 0;
-    this.#entries.push({ sequence, done: sequence.past, copyFrom, copied: 0, wanted: null, isFork: true });
+    this.#enter(sequence, sequence.past, copyFrom, true);
   }
 
   /** Another prompt of this class waits for the first `length` ids of `sequence`. Said again while that is so. */
   want(sequence: Sequence, length: number, latencyClass: LatencyClass): void {
     const entry = this.#entries.find((candidate) => candidate.sequence === sequence)!;
-    const rank = Math.min(classRank[latencyClass], entry.wanted?.rank ?? Infinity);
-    entry.wanted = { length: Math.min(length, entry.wanted?.length ?? Infinity), rank };
+    if (classRank[latencyClass] < classRank[entry.meta.class]) entry.meta = { ...entry.meta, class: latencyClass };
+    entry.wantedLength = Math.min(length, entry.wantedLength ?? Infinity);
   }
 
   /** Takes a sequence out; its home holds the KV of its first `homeLength` ids. */
   remove(sequence: Sequence): void {
     const index = this.#entries.findIndex((entry) => entry.sequence === sequence);
     const entry = this.#entries.splice(index, 1)[0]!;
+    this.#shares.settle(sequence.meta);
     if (entry.copyFrom >= 0) this.#onCopied(entry.copyFrom);
+  }
+
+  /** Its chunks would come before those of everything that is being prefilled. */
+  isBeforeAll(sequence: Sequence): boolean {
+    const lane = this.#shares.next<Claimant>([...this.#entries, sequence]);
+    return lane.length === 1 && lane[0] === sequence;
   }
 
   /** Computes the next chunk; with streams nowhere, on all cores. */
@@ -135,7 +147,10 @@ export class Prefill {
     this.#rate(numTokens, performance.now() - started, decoding);
     entry.done += numTokens;
     sequence.homeLength = entry.done;
-    if (entry.wanted && entry.done >= entry.wanted.length) entry.wanted = null;
+    if (entry.wantedLength !== null && entry.done >= entry.wantedLength) {
+      entry.wantedLength = null;
+      entry.meta = sequence.meta;
+    }
     if (isLast) this.remove(sequence);
     return { sequence, numTokens, logits, isForked: false };
   }
@@ -152,17 +167,19 @@ export class Prefill {
     return true;
   }
 
-  /** Latency class first, then the shortest remaining prompt, with a regular turn for the oldest. */
+  #enter(sequence: Sequence, done: number, copyFrom: number, isFork: boolean): void {
+    this.#kv.claim(sequence.home);
+    this.#shares.contend(sequence.meta);
+    this.#entries.push({ sequence, meta: sequence.meta, done, copyFrom, copied: 0, wantedLength: null, isFork });
+  }
+
+  /** Whom the shares prefer, of those the shortest remaining prompt, with a regular turn for the oldest. */
   #next(): Entry | undefined {
     if (this.#entries.length < 2) return this.#entries[0];
-    if (++this.#chunks % OLDEST_EVERY === 0) return this.#entries[0];
-    const remaining = (entry: Entry): number => (entry.wanted?.length ?? entry.sequence.ids.length) - entry.done;
-    const rank = (entry: Entry): number =>
-      Math.min(classRank[entry.sequence.meta.class], entry.wanted?.rank ?? Infinity);
-    return this.#entries.reduce((best, entry) => {
-      const better = rank(entry) - rank(best) || remaining(entry) - remaining(best);
-      return better < 0 ? entry : best;
-    });
+    const lane = this.#shares.next(this.#entries);
+    if (++this.#chunks % OLDEST_EVERY === 0) return lane[0];
+    const remaining = (entry: Entry): number => (entry.wantedLength ?? entry.sequence.ids.length) - entry.done;
+    return lane.reduce((best, entry) => (remaining(entry) < remaining(best) ? entry : best));
   }
 
   #ratesOf(decoding: Decoding): number[] {
@@ -184,6 +201,3 @@ export class Prefill {
     return remaining - length === 1 ? length - 1 : length;
   }
 }
-
-/** Order of service of the latency classes. */
-export const classRank = { voice: 0, ide: 1, chat: 2, batch: 3 } as const;

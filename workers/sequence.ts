@@ -31,6 +31,8 @@ export interface SequenceContext {
   vocabSize: number;
   /** Positions of a slot. */
   maxLen: number;
+  /** EngineShared.generated */
+  generated: SharedArrayBuffer;
 }
 
 /** Why a sequence stops after a token; null goes on. */
@@ -50,6 +52,7 @@ export class Sequence {
   readonly #eos: ReadonlySet<number>;
   readonly #maxTokens: number;
   readonly #isUrgent: boolean;
+  readonly #generated: Int32Array;
 
   /** A new sequence has no `answer` state yet. */
   constructor(state: Omit<SequenceState, 'answer'> & { answer?: AnswerState }, context: SequenceContext) {
@@ -67,6 +70,7 @@ export class Sequence {
     this.#answer = new AnswerStream(text, options, state.answer);
     this.#sampler = new Sampler(meta.sampling, seed, vocabSize, ids.slice(0, numPrompt), ids.slice(numPrompt));
     this.#eos = text.eosTokenIds;
+    this.#generated = new Int32Array(context.generated);
     this.#maxTokens = Math.min(meta.sampling.maxTokens ?? Infinity, maxLen - numPrompt);
   }
 
@@ -87,6 +91,7 @@ export class Sequence {
   accept(logits: Float32Array, offset: number, out: Outputs): StopCause {
     const token = this.#sampler.sample(logits, offset);
     this.ids.push(token);
+    if (this.home >= 0) Atomics.store(this.#generated, this.home, this.numGenerated);
     out.beginToken(this.id, token, this.#isUrgent);
     if (this.#eos.has(token) && !this.meta.sampling.ignoreEos) {
       out.endToken();

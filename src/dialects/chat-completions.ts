@@ -8,6 +8,7 @@ import { parseJsonObject, readBody } from '../http/body.ts';
 import { errorBody } from '../http/errors.ts';
 import type { Exchange } from '../http/exchange.ts';
 import { createOnce } from '../http/idempotency.ts';
+import { requestHints } from '../http/request-hints.ts';
 import { HEAD_WAIT_MS, LogWriter, type StreamRenderer } from '../http/log-writer.ts';
 import { dataEvent, DONE_EVENT } from '../http/sse.ts';
 import { observeWrite } from '../metrics.ts';
@@ -20,6 +21,7 @@ import { BUSY_RESPONSES, watchToEnd } from './watch.ts';
 
 export async function chatCompletions(exchange: Exchange, services: Services): Promise<void> {
   const caller = services.keys.callerOfHeader(exchange.header('authorization'));
+  const hints = requestHints(exchange, caller);
   if (services.isDraining) throw shuttingDown();
   const body = await readBody(exchange);
   const request = parseChatRequest(parseJsonObject(body));
@@ -29,7 +31,7 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
     const options: Parameters<Responses['createChoices']>[2] = {
       requestKey,
       session: null,
-      class: caller.class,
+      ...hints,
       tools,
       sampling,
       cancelsUnwatched: true,

@@ -6,6 +6,7 @@ import type { Engine } from '../engine/types.ts';
 import { parseJsonObject, readBody } from '../http/body.ts';
 import type { Exchange } from '../http/exchange.ts';
 import { createOnce } from '../http/idempotency.ts';
+import { requestHints, type RequestHints } from '../http/request-hints.ts';
 import { HEAD_WAIT_MS, LogWriter } from '../http/log-writer.ts';
 import { observeWrite } from '../metrics.ts';
 import type { Response } from '../responses/response.ts';
@@ -20,12 +21,13 @@ import { BUSY_RESPONSES, watchToEnd } from './watch.ts';
 
 export async function createResponse(exchange: Exchange, services: Services): Promise<void> {
   const caller = services.keys.callerOfHeader(exchange.header('authorization'));
+  const hints = requestHints(exchange, caller);
   if (services.isDraining) throw shuttingDown();
   const body = await readBody(exchange);
   const request = parseResponseRequest(parseJsonObject(body));
   if (exchange.isOver) return;
   const response = createOnce(exchange, services.responses, caller, body, (requestKey) =>
-    start(services, caller, request, requestKey),
+    start(services, caller, request, hints, requestKey),
   );
   if (request.stream) {
     // Whoever may come back for a background response needs its id, whatever becomes of it.
@@ -87,14 +89,20 @@ export function plan(services: Services, caller: Caller, request: ResponseReques
   };
 }
 
-function start(services: Services, caller: Caller, request: ResponseRequest, requestKey: string | undefined): Response {
+function start(
+  services: Services,
+  caller: Caller,
+  request: ResponseRequest,
+  hints: RequestHints,
+  requestKey: string | undefined,
+): Response {
   const { engine, items, prompt, parent } = plan(services, caller, request);
   const conversation = request.store ? conversationAfter(parent, engine) : null;
   const response = services.responses.create(engine, caller, {
     requestKey,
     session: null,
     conversation: conversation?.name,
-    class: caller.class,
+    ...hints,
     tools: prompt.tools,
     sampling: request.sampling,
     cancelsUnwatched: !request.background,

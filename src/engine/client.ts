@@ -1,24 +1,29 @@
 // One model's engine as the main thread sees it: submit, cancel, and the only loop over step outputs. Requests are
 // known here by id; a worker's events for an id that has ended are ignored, so late and repeated ends do no harm.
-import { Limits } from '../../protocol/constants.ts';
 import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
 import { Ev, Flag, endReasons } from '../../workers/messages.ts';
 import type { CompiledModel, EncodeResult, EngineRequest, FromWorker, PromptInput } from '../../workers/messages.ts';
 import type { OtherChoice, StepOutput, StepStats } from '../../workers/messages.ts';
 import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
+import { defaultQueue, WaitingRoom, type QueueOptions } from './waiting-room.ts';
 
 /** Prompts with more characters than this are encoded on the CPU pool: no decode step waits for a tokenizer. */
 const LONG_PROMPT_CHARS = 4096;
-/** Advice to a refused client when the queue is full. */
-const OVERLOAD_RETRY_MS = 2000;
+/** Requests there may be besides those that wait: running and parked ones. */
+const MIN_RUNNING_FLAGS = 1024;
+/** Ends that say no more than that there was no room in time. */
+const OUT_OF_TIME: ReadonlySet<string> = new Set(['queue_timeout', 'deadline_exceeded']);
 
-/** Flags there must be: one for every request that can be queued or running. */
-export const NUM_FLAGS = Limits.queuedRequests + 1024;
+/** Flags there must be: one for every request that can be waiting, running or parked. */
+export function numFlags(queueSize: number, slots: number): number {
+  return queueSize + Math.max(MIN_RUNNING_FLAGS, slots);
+}
 
 /** What the choices of a request have in common. */
 type Common = Omit<EngineRequest, keyof OtherChoice | 'others'>;
 
 interface Active {
+  tenant: string;
   place: OtherChoice;
   sink: EngineSink;
   /** Its prompt is being encoded on the CPU pool; the workers do not know it yet. */
@@ -56,13 +61,22 @@ export class EngineClient {
   readonly #flags: Int32Array;
   readonly #freeFlags: number[];
   readonly #active = new Map<number, Active>();
-  #numWaiting = 0;
+  readonly #queue: QueueOptions;
+  readonly #waiting: WaitingRoom;
   #isClosed = false;
 
-  constructor(compiled: CompiledModel, maxLen: number, flags: SharedArrayBuffer, workers: Workers) {
+  constructor(
+    compiled: CompiledModel,
+    maxLen: number,
+    flags: SharedArrayBuffer,
+    workers: Workers,
+    queue: QueueOptions = defaultQueue,
+  ) {
     this.compiled = compiled;
     this.#maxLen = maxLen;
     this.#workers = workers;
+    this.#queue = queue;
+    this.#waiting = new WaitingRoom(queue);
     this.#flags = new Int32Array(flags);
     this.#freeFlags = Array.from({ length: this.#flags.length }, (_, i) => this.#flags.length - 1 - i);
   }
@@ -75,22 +89,22 @@ export class EngineClient {
   /** See Engine.submit. */
   submit(options: SubmitOptions, sinks: readonly EngineSink[]): number[] {
     if (this.#isClosed) throw new ServiceError('shutting_down', 'the server is shutting down');
-    if (this.#numWaiting + sinks.length > Limits.queuedRequests || this.#freeFlags.length < sinks.length) {
-      throw new ServiceError('overloaded', 'too many requests are waiting', { retryAfterMs: OVERLOAD_RETRY_MS });
-    }
+    const { tenant } = options;
+    if (this.#freeFlags.length < sinks.length) throw this.#waiting.full();
+    this.#waiting.enter(tenant, sinks.length);
     const now = Date.now();
     const { deadlineMs, ...rest } = options;
     const common = {
       ...rest,
-      queueDeadline: now + Limits.queueTimeoutMs,
+      weight: this.#queue.tenantWeights.get(tenant) ?? 1,
+      queueDeadline: now + this.#queue.queueTimeoutMs,
       deadline: deadlineMs === undefined ? Infinity : now + deadlineMs,
     };
     const choices = sinks.map((sink, choice): Active => {
       const place = { id: nextId++, flag: this.#freeFlags.pop()!, choice };
-      return { place, sink, isEncoding: false, isWaiting: true, dropped: 0 };
+      return { tenant, place, sink, isEncoding: false, isWaiting: true, dropped: 0 };
     });
     for (const active of choices) this.#active.set(active.place.id, active);
-    this.#numWaiting += choices.length;
     if (promptChars(options.prompt) > LONG_PROMPT_CHARS) void this.#encodeThenSubmit(common, choices);
     else this.#send(common, choices);
     return choices.map(({ place }) => place.id);
@@ -190,7 +204,7 @@ export class EngineClient {
           sink.onToolEnd(a);
           break;
         case Ev.End:
-          this.#end(id, endReasons[a]!, b === '' ? null : errorFromEvent(b));
+          this.#end(id, endReasons[a]!, b === '' ? null : this.#errorFromEvent(b));
           break;
       }
     }
@@ -215,8 +229,16 @@ export class EngineClient {
   }
 
   #admitted(active: Active): void {
-    if (active.isWaiting) this.#numWaiting--;
+    if (active.isWaiting) this.#waiting.leave(active.tenant);
     active.isWaiting = false;
+  }
+
+  #errorFromEvent(text: string): ServiceError {
+    const colon = text.indexOf(': ');
+    const [code, message] = [text.slice(0, colon), text.slice(colon + 2)];
+    const error = errorFromCode(code, message);
+    if (!OUT_OF_TIME.has(code)) return error;
+    return new ServiceError(error.code, message, { retryAfterMs: this.#waiting.adviceMs() });
   }
 
   #send(common: Common, choices: readonly Active[]): void {
@@ -244,11 +266,6 @@ export class EngineClient {
     }
     this.#send({ ...common, prompt: { kind: 'encoded', ...result } }, wanted);
   }
-}
-
-function errorFromEvent(text: string): ServiceError {
-  const colon = text.indexOf(': ');
-  return errorFromCode(text.slice(0, colon), text.slice(colon + 2));
 }
 
 function promptChars(prompt: PromptInput): number {

@@ -52,6 +52,7 @@ export function allocateShared(shape: ModelShape, layout: SlotLayout, numFlags: 
     flags: new SharedArrayBuffer(4 * numFlags),
     owners: new SharedArrayBuffer(4 * layout.numSlots),
     marks: new SharedArrayBuffer(4 * (layout.numSlots + 1)),
+    generated: new SharedArrayBuffer(4 * layout.numSlots),
     order: new SharedArrayBuffer(4 * Order.size),
     busy: new SharedArrayBuffer(4 * layout.numWorkers),
     loadLock,

@@ -9,10 +9,11 @@ import type { ModelInfo } from '../../protocol/messages.ts';
 import { Ctl, Order } from '../../workers/messages.ts';
 import type { CompiledModel, CompileProgress, EncodeResult, EngineShared, FromWorker } from '../../workers/messages.ts';
 import type { PromptInput, SlotLayout, StepOutput, StepStats, ToWorker, WorkerInit } from '../../workers/messages.ts';
-import { EngineClient, NUM_FLAGS } from './client.ts';
+import { EngineClient, numFlags } from './client.ts';
 import { allocateShared, formatBytes, planLayout } from './memory.ts';
 import type { EngineOptions } from './pool.ts';
 import { StepOrder } from './step-order.ts';
+import { defaultQueue } from './waiting-room.ts';
 import type { Engine, EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
 import { kvBytesPerToken } from '../../workers/messages.ts';
 
@@ -132,13 +133,15 @@ export class ModelEngine implements Engine {
     const memory = { workers, slots, maxContext, kvMemoryBytes: kvMemoryBytes / models.length };
     this.#compiled = compiled;
     this.#layout = planLayout(compiled.shape, memory);
-    this.#shared = allocateShared(compiled.shape, this.#layout, NUM_FLAGS);
+    const queue = { ...defaultQueue, ...this.#options.queue };
+    this.#shared = allocateShared(compiled.shape, this.#layout, numFlags(queue.queueSize, slots));
     this.#info = { ...compiled.info, contextLength: this.#layout.maxLen };
-    this.#client = new EngineClient(compiled, this.#layout.maxLen, this.#shared.flags, {
-      toLead: (message) => this.#post(this.#workers[0]!, message),
+    const link = {
+      toLead: (message: ToWorker) => this.#post(this.#workers[0]!, message),
       wake: () => this.#workers.forEach(wake),
-      encode: (prompt, maxTokens) => this.#encode(compiled, { prompt, maxTokens }),
-    });
+      encode: (prompt: PromptInput, maxTokens: number) => this.#encode(compiled, { prompt, maxTokens }),
+    };
+    this.#client = new EngineClient(compiled, this.#layout.maxLen, this.#shared.flags, link, queue);
     this.#client.onStepEnd = () => this.onStepEnd?.();
     this.#client.onStepStats = (stats) => this.onStepStats?.(stats);
     this.#pool = this.#makePool(workers);

@@ -16,6 +16,7 @@ import type {
 } from '../../workers/messages.ts';
 import { ModelEngine } from './model-engine.ts';
 import type { Engine } from './types.ts';
+import type { QueueOptions } from './waiting-room.ts';
 
 export interface EngineLog {
   info(fields: object, message: string): void;
@@ -35,6 +36,8 @@ export interface EngineOptions {
   /** Shared evenly by all models. */
   kvMemoryBytes: number;
   cacheDir: string;
+  /** What is absent is as protocol/constants.ts says. */
+  queue?: Partial<QueueOptions>;
   log: EngineLog;
   /** Assert slot ownership before every run. */
   debugOwners: boolean;

@@ -27,6 +27,8 @@ export interface ConnectionHost extends OutboxHost {
   /** name/version, for Welcome. */
   readonly serverName: string;
   models(): ModelInfo[];
+  /** Where settings differ from protocol/constants.ts. */
+  limits: Partial<Record<keyof typeof Limits, number>>;
   /** Throws ServiceError `unauthorized` or `expired_token`. */
   authenticate(token: string | undefined): Caller;
   onHello(connection: Connection): void;
@@ -139,7 +141,8 @@ export class Connection {
     if (options.instance !== undefined) this.origin = `instance ${options.instance}`;
     this.#state = { kind: 'open', caller, lanes: new Map() };
     const { serverName: server } = this.host;
-    const info = { server, connection: this.id, models: this.host.models(), limits: { ...Limits } };
+    const { limits } = this.host;
+    const info = { server, connection: this.id, models: this.host.models(), limits: { ...Limits, ...limits } };
     this.outbox.control([Op.Welcome, 0, Math.min(version, PROTOCOL_VERSION), info]);
     this.host.onHello(this);
   }

@@ -23,6 +23,8 @@ export interface SocketServerOptions {
   models: () => ModelInfo[];
   /** The caller of a token; undefined is no token. Throws ServiceError `unauthorized` or `expired_token`. */
   authenticate: (token: string | undefined) => Caller;
+  /** Limits that settings changed, for Welcome. */
+  limits?: ConnectionHost['limits'];
   /** The clock of the workers' `sampledAtMs`: epoch milliseconds with fraction. */
   now?: () => number;
   /** From this many active responses on, chat and batch deltas are collected for FLUSH_WINDOW_MS. */
@@ -67,6 +69,7 @@ export class SocketServer {
       responses,
       serverName,
       models,
+      limits: options.limits ?? {},
       authenticate,
       now: this.#now,
       isBusy: () => this.#responses.active >= busyResponses,

@@ -78,6 +78,10 @@ describe('config', () => {
       { tenant: 'local', key: 'k1' },
       { tenant: 'team', key: 'k2' },
     ]);
+    expect([...load([], { TENANT_WEIGHTS: 'a=4, b=0.5' }).tenantWeights]).toEqual([
+      ['a', 4],
+      ['b', 0.5],
+    ]);
     expect(formatBytes(2 ** 29)).toBe('512M');
     expect(formatBytes(1000)).toBe('1000');
   });
@@ -99,6 +103,13 @@ describe('config', () => {
     ['a size without a number', [], { KV_MEMORY: 'lots' }, /^KV_MEMORY must be a size of at least 1M/],
     ['a size too small', [], { KV_MEMORY: '1K' }, /^KV_MEMORY must/],
     ['a switch that is neither on nor off', [], { ALLOW_OPEN: 'maybe' }, /^ALLOW_OPEN must be 0 or 1/],
+    ['a weight without a tenant', [], { TENANT_WEIGHTS: '4' }, /^TENANT_WEIGHTS must be a list of TENANT=WEIGHT/],
+    ['a weight of nothing', [], { TENANT_WEIGHTS: 'a=0' }, /^TENANT_WEIGHTS must/],
+    ['a weight beyond all others', [], { TENANT_WEIGHTS: 'a=101' }, /^TENANT_WEIGHTS must/],
+    ['two weights of a tenant', [], { TENANT_WEIGHTS: 'a=1,a=2' }, /^TENANT_WEIGHTS names the same tenant twice/],
+    ['a queue for nobody', [], { QUEUE: '0' }, /^QUEUE must/],
+    ['a tenant without a place to wait', [], { TENANT_QUEUE: '0' }, /^TENANT_QUEUE must/],
+    ['a queue timeout that is no number', [], { QUEUE_TIMEOUT: 'long' }, /^QUEUE_TIMEOUT must/],
     ['an origin with a path', [], { ALLOWED_ORIGINS: 'https://a.example/x' }, /^ALLOWED_ORIGINS must/],
     ['an origin without scheme', [], { ALLOWED_ORIGINS: 'a.example' }, /^ALLOWED_ORIGINS must/],
     ['no connections', [], { MAX_CONNECTIONS: '0' }, /^MAX_CONNECTIONS must/],
@@ -121,6 +132,13 @@ describe('config', () => {
     } catch (error) {
       expect((error as Error).message).not.toContain('\n');
     }
+  });
+
+  it('leaves half of the queue to others where there are several tenants', () => {
+    expect(load([]).tenantQueueSize).toBe(1024);
+    expect(load([], { API_KEY: 'k1,k2', QUEUE: '100' }).tenantQueueSize).toBe(100);
+    expect(load([], { API_KEY: 'a:k1,b:k2', QUEUE: '100' }).tenantQueueSize).toBe(50);
+    expect(load([], { API_KEY: 'a:k1,b:k2', TENANT_QUEUE: '7' }).tenantQueueSize).toBe(7);
   });
 
   it('never repeats a key in a message', () => {

@@ -1,17 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Ctl, Flag } from '../../workers/messages.ts';
 import { EngineKit } from './support/engine-kit.ts';
-
-/** mulberry32 */
-export function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
+import { random } from './support/random.ts';
 
 const seed = Number(process.env.SEED ?? 20261122);
 

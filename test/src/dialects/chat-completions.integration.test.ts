@@ -322,6 +322,21 @@ describe('POST /v1/chat/completions', () => {
     expect(text.endsWith('data: [DONE]\n\n')).toBe(true);
   });
 
+  it('takes class and deadline from headers, and refuses headers it cannot read', async () => {
+    test.play();
+    const headers = { 'x-tokenwire-class': 'voice', 'x-tokenwire-deadline-ms': '5000' };
+    await client.chat.completions.create({ model: 'default', messages: hi }, { headers });
+    expect(test.engine.submitted.at(-1)).toMatchObject({ class: 'voice' });
+    const { deadlineMs } = test.engine.submitted.at(-1)!;
+    expect(deadlineMs).toBeGreaterThan(4000);
+    expect(deadlineMs).toBeLessThanOrEqual(5000);
+    const bad = client.chat.completions.create(
+      { model: 'default', messages: hi },
+      { headers: { 'x-tokenwire-class': 'x' } },
+    );
+    await expect(bad).rejects.toMatchObject({ status: 400, param: 'x-tokenwire-class' });
+  });
+
   it('refuses new work while draining and lets running answers finish', async () => {
     const own = startTestApp();
     const ownClient = new OpenAI({ baseURL: `${own.url}/v1`, apiKey: 'x', maxRetries: 0 });

@@ -91,6 +91,31 @@ describe('Engine threads', () => {
     expect(results.every((result) => result.reason === 'cancelled')).toBe(true);
   });
 
+  it('refuses a tenant that has too much waiting, and still takes others', async () => {
+    const queue = { tenantQueueSize: 5 };
+    const engine = (await start('fake:stepMs=20', { slots: 4, queue })).find(undefined);
+    const runs: ReturnType<typeof generate>[] = [];
+    const flood = (): void => {
+      for (let i = 0; i < 20; i++) runs.push(generate(engine, `n ${i}`, endless, { tenant: 'greedy' }));
+    };
+    expect(flood).toThrow(expect.objectContaining({ code: 'rate_limited', retryAfterMs: expect.any(Number) }));
+    expect((await generate(engine, '!!say hello !!', {}, { tenant: 'small' }).done).text).toBe('hello ');
+    for (const run of runs) run.cancel();
+    await Promise.all(runs.map((run) => run.done));
+  });
+
+  it('says when to come back to who waited too long, and to whom the deadline passed', async () => {
+    const engine = (await start('fake:stepMs=20', { slots: 4, queue: { queueTimeoutMs: 300 } })).find(undefined);
+    const runs = [0, 1].map((i) => generate(engine, `n ${i}`, endless));
+    await Promise.all(runs.map((run) => run.tokens(1)));
+    const late = await generate(engine, 'late').done;
+    expect(late.error).toMatchObject({ code: 'queue_timeout', retryAfterMs: expect.any(Number) });
+    const overdue = await generate(engine, 'overdue', {}, { deadlineMs: 50 }).done;
+    expect(overdue.error).toMatchObject({ code: 'deadline_exceeded', retryAfterMs: expect.any(Number) });
+    for (const run of runs) run.cancel();
+    await Promise.all(runs.map((run) => run.done));
+  });
+
   it.each(['throw', 'oom'])(
     'loses only the responses of the worker that dies (%s)',
     { timeout: 60_000 },

@@ -44,6 +44,18 @@ describe('Connection', () => {
     expect(newcomer.connection.client).toBe('test/1');
   });
 
+  it('tells the limits that settings changed', () => {
+    start({ socket: { limits: { queuedRequests: 7 } } });
+    const newcomer = house.connect();
+    newcomer.push([Op.Hello, 0, 1, {}]);
+    expect(newcomer.take()[0]).toMatchObject([
+      Op.Welcome,
+      0,
+      PROTOCOL_VERSION,
+      { limits: { ...Limits, queuedRequests: 7 } },
+    ]);
+  });
+
   it.each([
     ['a text frame', (peer: TestClient) => peer.pushText(), 'invalid_frame', CloseCode.unsupportedData],
     [

@@ -249,6 +249,7 @@ describe.each(kvTypes)('default model with %s KV memory', (kvType) => {
       flags: new SharedArrayBuffer(4),
       owners: new SharedArrayBuffer(12),
       marks: new SharedArrayBuffer(16),
+      generated: new SharedArrayBuffer(4 * layout.numSlots),
       order: new SharedArrayBuffer(8),
       busy: new SharedArrayBuffer(4),
       loadLock: new SharedArrayBuffer(4),

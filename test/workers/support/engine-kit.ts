@@ -28,6 +28,16 @@ export interface Outcome {
   endedAtStep: number;
 }
 
+export interface SubmitKnobs {
+  session?: string;
+  tenant?: string;
+  weight?: number;
+  class?: LatencyClass;
+  tools?: string[];
+  deadline?: number;
+  queueDeadline?: number;
+}
+
 interface KitWorker {
   engine: Engine;
   port: MessagePort;
@@ -113,29 +123,14 @@ export class EngineKit {
     Atomics.add(new Int32Array(worker.ctl), Ctl.mail, 1);
   }
 
-  submit(
-    content: string | number[],
-    options: Partial<SamplingParams> & {
-      session?: string;
-      tenant?: string;
-      tools?: string[];
-      deadline?: number;
-      class?: LatencyClass;
-    } = {},
-  ): number {
+  submit(content: string | number[], options: Partial<SamplingParams> & SubmitKnobs = {}): number {
     return this.submitChoices(1, content, options)[0]!;
   }
 
   /** One request with so many choices; their ids. */
-  submitChoices(n: number, content: string | number[], options: Parameters<EngineKit['submit']>[1] = {}): number[] {
-    const {
-      session = '',
-      tenant = 't',
-      tools = [],
-      deadline = Infinity,
-      class: latencyClass = 'chat',
-      ...sampling
-    } = options;
+  submitChoices(n: number, content: string | number[], options: Partial<SamplingParams> & SubmitKnobs = {}): number[] {
+    const { session = '', tenant = 't', tools = [], deadline = Infinity, queueDeadline = Infinity, ...rest } = options;
+    const { class: latencyClass = 'chat', weight = 1, ...sampling } = rest;
     const [first, ...others] = Array.from({ length: n }, (_, choice) => {
       const id = this.#nextId++;
       return { id, flag: id % 4096, choice };
@@ -144,6 +139,7 @@ export class EngineKit {
       ...first!,
       others,
       tenant,
+      weight,
       session,
       class: latencyClass,
       prompt:
@@ -152,7 +148,7 @@ export class EngineKit {
           : { kind: 'tokens', tokenIds: content },
       toolNames: tools,
       sampling: { ...defaultSampling, temperature: 0, seed: 1, ...sampling },
-      queueDeadline: Infinity,
+      queueDeadline,
       deadline,
     };
     const ids = [first!, ...others].map(({ id }) => id);

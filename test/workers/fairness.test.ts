@@ -1,0 +1,126 @@
+import { describe, expect, it } from 'vitest';
+import type { LatencyClass } from '../../protocol/messages.ts';
+import { EngineKit } from './support/engine-kit.ts';
+import { random } from './support/random.ts';
+
+const seed = Number(process.env.SEED ?? 20261122);
+const endless = { ignoreEos: true, maxTokens: 400 } as const;
+
+function steps(kit: EngineKit, count: number): void {
+  for (let i = 0; i < count; i++) kit.step(i % kit.workers.length);
+}
+
+function tokensOf(kit: EngineKit, ids: readonly number[]): number {
+  return ids.reduce((sum, id) => sum + kit.outcome(id).tokens.length, 0);
+}
+
+describe('Engine › fairness', () => {
+  it.each([1, 2])(
+    'gives a newcomer a row of a tenant that holds them all, and it ends as it would (%i workers)',
+    (workers) => {
+      const alone = new EngineKit().answer('greedy 1', endless).text;
+      const kit = new EngineKit({ workers, rows: 2, homes: 2 * workers + 2 });
+      const greedy = [0, 1, 2, 3, 4, 5].map((i) => kit.submit(`greedy ${i}`, { ...endless, tenant: 'greedy' }));
+      steps(kit, 200);
+      const small = kit.submit('!!say hello there !!', { tenant: 'small' });
+      steps(kit, 80);
+      expect(kit.outcome(small)).toMatchObject({ text: 'hello there ', ends: ['stop'] });
+      expect(greedy.every((id) => kit.outcome(id).ends.length === 0)).toBe(true);
+      kit.run();
+      expect(kit.outcome(greedy[1]!).text).toBe(alone);
+      for (const id of greedy) expect(kit.outcome(id)).toMatchObject({ ends: ['length'] });
+      expect(kit.gauges).toMatchObject({ waiting: 0, running: 0 });
+    },
+  );
+
+  it('begins voice while chat of the same tenant holds all rows, and chat goes on afterwards', () => {
+    const kit = new EngineKit({ rows: 2, homes: 3 });
+    const chats = [0, 1].map((i) => kit.submit(`chat ${i}`, endless));
+    steps(kit, 60);
+    const voice = kit.submit('!!say yes !!', { class: 'voice' });
+    const other = kit.submit('!!say no !!');
+    steps(kit, 40);
+    expect(kit.outcome(voice).text).toBe('yes ');
+    kit.run();
+    expect(kit.outcome(voice).endedAtStep).toBeLessThan(kit.outcome(other).endedAtStep);
+    for (const id of chats) expect(kit.outcome(id).tokens).toHaveLength(400);
+  });
+
+  it('prefills voice at once although as many prompts as may be are being prefilled', () => {
+    const kit = new EngineKit({ rows: 16, homes: 16, maxLen: 2048 });
+    const long = Array.from({ length: 12 }, (_, i) => kit.submit(`${i} ${'long '.repeat(380)}`, { maxTokens: 2 }));
+    steps(kit, 4);
+    const voice = kit.submit('!!say yes !!', { class: 'voice' });
+    kit.run();
+    const before = long.filter((id) => kit.outcome(id).endedAtStep < kit.outcome(voice).endedAtStep);
+    expect(before.length).toBeLessThan(8);
+  });
+
+  it.each([1, 2, 3, 4])('shares tokens by weight among tenants that all want more (seed offset %i)', (offset) => {
+    const next = random(seed + offset);
+    const workers = 1 + (offset % 2);
+    const kit = new EngineKit({ workers, rows: 4, homes: 4 * workers + 4 });
+    const tenants = [
+      { tenant: 'greedy', weight: 1, streams: 60 },
+      { tenant: 'small', weight: 1, streams: 12 },
+      { tenant: 'heavy', weight: 2, streams: 24 },
+    ];
+    const ids = tenants.map(() => [] as number[]);
+    for (const [i, { tenant, weight, streams }] of tenants.entries()) {
+      for (let k = 0; k < streams; k++) {
+        const maxTokens = 60 + Math.floor(next() * 120);
+        ids[i]!.push(kit.submit(`${tenant} ${k}`, { tenant, weight, ignoreEos: true, maxTokens }));
+      }
+    }
+    // For as long as everybody has somebody waiting.
+    for (let i = 0; tokensOf(kit, ids[1]!) < 800; i++) kit.step(i % workers);
+    const got = ids.map((each) => tokensOf(kit, each));
+    const total = got.reduce((sum, each) => sum + each, 0);
+    for (const [i, { weight }] of tenants.entries()) {
+      expect(Math.abs(got[i]! / total - weight / 4), `seed ${seed + offset}: ${got.join(' ')}`).toBeLessThan(0.1);
+    }
+    kit.run();
+    expect(kit.gauges).toMatchObject({ waiting: 0, running: 0 });
+  });
+
+  it.each([1, 2, 3, 4, 5, 6])(
+    'gives each request the text it gets alone, however often it made room for others (seed offset %i)',
+    (offset) => {
+      const next = random(seed + offset);
+      const workers = 1 + (offset % 3);
+      const classes: LatencyClass[] = ['voice', 'ide', 'chat', 'batch'];
+      const kit = new EngineKit({ workers, rows: 1 + (offset % 2), homes: 4 * workers });
+      const ids = new Map<number, string>();
+      for (let i = 0; i < 40; i++) {
+        const tenant = `t${Math.floor(next() * 4)}`;
+        const content = `${i} ${'word '.repeat(next() * 20)}`;
+        const maxTokens = 5 + Math.floor(next() * 90);
+        const options = { class: classes[Math.floor(next() * 4)]!, ignoreEos: true, maxTokens };
+        const id = kit.submit(content, { ...options, tenant, weight: 1 + Math.floor(next() * 2) });
+        ids.set(id, new EngineKit().answer(content, options).text);
+        for (let k = Math.floor(next() * 12); k > 0; k--) kit.step(Math.floor(next() * workers));
+        if (next() < 0.1) kit.cancel(id);
+      }
+      kit.run(() => Math.floor(next() * workers));
+      for (const [id, text] of ids) {
+        const { ends, text: got } = kit.outcome(id);
+        expect(ends, `seed ${seed + offset}, request ${id}`).toHaveLength(1);
+        expect(ends[0] === 'cancelled' ? text.slice(0, got.length) : text, `request ${id}`).toBe(got);
+      }
+      expect(kit.gauges).toMatchObject({ waiting: 0, running: 0 });
+    },
+  );
+
+  it('refuses what waited too long, and lets what was running before wait on', () => {
+    const kit = new EngineKit({ rows: 1, homes: 3 });
+    const first = kit.submit('chat', endless);
+    steps(kit, 40);
+    const late = kit.submit('never begun', { queueDeadline: Date.now() - 1 });
+    kit.step(0);
+    expect(kit.outcome(late)).toMatchObject({ ends: ['error'], error: expect.stringContaining('queue_timeout') });
+    const voice = kit.submit('!!say yes !!', { class: 'voice' });
+    kit.run();
+    expect(kit.outcome(voice).endedAtStep).toBeLessThan(kit.outcome(first).endedAtStep);
+    expect(kit.outcome(first).tokens).toHaveLength(400);
+  });
+});

@@ -1,0 +1,153 @@
+// Which worker decodes what: the lead's own range, and the sequences it has lent to the decode workers. Streams are lent
+// away while much is to be prefilled, so that prefill never stalls decoding, and half of the difference is recalled
+// when nothing is. Used by the scheduler, which knows homes; here are ids and counts only.
+import type { DecodeRange, LeaveKind } from './decode-range.ts';
+import type { DecodeMessage, LeadMessage, Link } from './link.ts';
+import type { Sequence, SequenceState } from './sequence.ts';
+import type { Claim } from './shares.ts';
+
+/** Pause between two recalls, so that streams do not wander with every short prompt. */
+export const RECALL_PAUSE_MS = 30;
+
+interface DecodeWorker {
+  link: Link<LeadMessage, DecodeMessage>;
+  /** Home slots of the sequences lent to it, by request id. */
+  lent: Map<number, number>;
+  /** False until its inventory arrived. */
+  isKnown: boolean;
+  /** Recall under way. */
+  recalling: boolean;
+}
+
+/** Hears what decode workers say. */
+export interface LendingHost {
+  /** A decode worker held this before the lead began. */
+  held(id: number, home: number, claim: Claim): void;
+  /** A sequence came back. */
+  cameBack(sequence: SequenceState, kind: LeaveKind): void;
+}
+
+export class Lending {
+  readonly #workers = new Map<number, DecodeWorker>();
+  readonly #range: DecodeRange;
+  #lastRecall = 0;
+
+  /** `range`: the lead's own. */
+  constructor(range: DecodeRange) {
+    this.#range = range;
+  }
+
+  attach(index: number, link: Link<LeadMessage, DecodeMessage>): void {
+    this.#workers.set(index, { link, lent: new Map(), isKnown: false, recalling: false });
+  }
+
+  /** A decode worker died. Returns the homes of what was lent to it, by request id. */
+  drop(index: number): ReadonlyMap<number, number> {
+    const worker = this.#workers.get(index);
+    this.#workers.delete(index);
+    worker?.link.close();
+    return worker?.lent ?? new Map();
+  }
+
+  receive(host: LendingHost): void {
+    for (const worker of this.#workers.values()) {
+      for (let message; (message = worker.link.receive());) this.#handle(worker, message, host);
+    }
+  }
+
+  /** False while a decode worker may hold homes that the lead does not know of. */
+  get isComplete(): boolean {
+    return [...this.#workers.values()].every((worker) => worker.isKnown);
+  }
+
+  /** Rows of all workers. */
+  get numRows(): number {
+    return this.#range.numRows * (1 + this.#ready().length);
+  }
+
+  get numLent(): number {
+    return [...this.#workers.values()].reduce((sum, worker) => sum + worker.lent.size, 0);
+  }
+
+  /** Sequences that decode, here or elsewhere. */
+  get numRunning(): number {
+    return this.numLent + this.#range.size;
+  }
+
+  /** Streams that would better decode in the lead's own range. */
+  get surplus(): number {
+    const fullest = this.#fullest();
+    if (!fullest || fullest.recalling) return 0;
+    const own = this.#range.size;
+    return Math.max(0, Math.min(Math.floor((fullest.lent.size - own) / 2), this.#range.numRows - own));
+  }
+
+  /** Lends it where fewest are. False when it had better decode here: there is room, and the lead is not busy. */
+  lend(sequence: Sequence, isLeadBusy: boolean): boolean {
+    const own = this.#range.size;
+    const free = this.#ready().filter((worker) => worker.lent.size < this.#range.numRows);
+    const least = free.reduce<DecodeWorker | null>((a, b) => (a && a.lent.size <= b.lent.size ? a : b), null);
+    if (!least || !(isLeadBusy || own >= this.#range.numRows || least.lent.size <= own)) return false;
+    least.lent.set(sequence.id, sequence.home);
+    least.link.send({ op: 'lend', sequence: sequence.state() });
+    return true;
+  }
+
+  /** Asks a sequence, wherever it decodes, to make room for others. False when it does not decode. */
+  yield(id: number): boolean {
+    const worker = [...this.#workers.values()].find(({ lent }) => lent.has(id));
+    if (!worker) return this.#range.yield(id);
+    worker.link.send({ op: 'yield', id });
+    return true;
+  }
+
+  /** Lets own streams go, as many as the others have room for. True when some are about to leave. */
+  releaseAll(): boolean {
+    const own = this.#range.size;
+    const space = this.#ready().reduce((sum, { lent }) => sum + Math.max(0, this.#range.numRows - lent.size), 0);
+    return own > 0 && space > 0 && this.#range.release(Math.min(own, space)) > 0;
+  }
+
+  /** Fetches streams back if others hold more than their part. */
+  recall(): void {
+    if (performance.now() - this.#lastRecall < RECALL_PAUSE_MS) return;
+    const count = this.surplus;
+    if (count === 0) return;
+    const fullest = this.#fullest()!;
+    this.#lastRecall = performance.now();
+    fullest.recalling = true;
+    fullest.link.send({ op: 'recall', count });
+  }
+
+  /** Hangs up, for shutdown. */
+  close(): void {
+    for (const worker of this.#workers.values()) worker.link.close();
+  }
+
+  #ready(): DecodeWorker[] {
+    return [...this.#workers.values()].filter((worker) => worker.isKnown);
+  }
+
+  #fullest(): DecodeWorker | undefined {
+    return this.#ready().sort((a, b) => b.lent.size - a.lent.size)[0];
+  }
+
+  #handle(worker: DecodeWorker, message: DecodeMessage, host: LendingHost): void {
+    switch (message.op) {
+      case 'inventory':
+        for (const { id, home, claim } of message.held) {
+          worker.lent.set(id, home);
+          host.held(id, home, claim);
+        }
+        worker.isKnown = true;
+        return;
+      case 'recalled':
+        worker.recalling = false;
+        return;
+      case 'left':
+        worker.lent.delete(message.sequence.meta.id);
+        host.cameBack(message.sequence, message.kind);
+        return;
+    }
+  }
+}
