@@ -32,6 +32,11 @@ export const flag: Parse<boolean> = (text) => {
   throw new Error('must be 0 or 1');
 };
 
+/** Two words of which the first means true. */
+export function onOff(on: string, off: string): Parse<boolean> {
+  return (text) => oneOf(on, off)(text) === on;
+}
+
 const UNITS: Record<string, number> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
 
 /** Bytes: 1073741824, 512M, 2G, 1.5GiB; units are powers of 1,024. */

@@ -16,6 +16,7 @@ import {
   integer,
   keys,
   names,
+  onOff,
   oneOf,
   origins,
   seconds,
@@ -44,6 +45,7 @@ export interface Config {
   workers: number;
   /** Per worker. */
   threads: number;
+  speculation: boolean;
   slots: number;
   /** Tokens; null: 4,096, or the model's own if that is shorter. */
   maxContext: number | null;
@@ -118,6 +120,14 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     meaning: 'Threads of one worker inside a matrix multiplication.',
     parse: integer(1, 256),
     fallback: (machine, config) => Math.max(1, Math.floor(machine.cores / config.workers)),
+  },
+  speculation: {
+    name: 'SPECULATION',
+    defaultText: 'auto',
+    meaning:
+      'auto guesses tokens ahead from prompt and answer while an answer decodes alone and it pays; off never does. Texts are the same.',
+    parse: onOff('auto', 'off'),
+    fallback: () => true,
   },
   slots: {
     name: 'SLOTS',

@@ -57,6 +57,8 @@ export function createMetrics() {
   const promptTokens = counter('prompt_tokens_total', 'Prompt tokens of ended responses.', ['model']);
   const cachedTokens = counter('cached_tokens_total', 'Prompt tokens whose KV was reused.', ['model']);
   const generationTokens = counter('generation_tokens_total', 'Tokens sampled.', ['model']);
+  const drafted = counter('drafted_tokens_total', 'Tokens guessed ahead.', ['model']);
+  const accepted = counter('draft_accepted_tokens_total', 'Guessed tokens that the model confirmed.', ['model']);
   const kvMoves = counter('kv_moved_tokens_total', 'KV rows copied between slots, in tokens.', ['model']);
   const kvMoveSeconds = counter('kv_move_seconds_total', 'Time spent copying KV rows.', ['model']);
   const responses = counter('responses_total', 'Ended responses by reason.', ['model', 'reason']);
@@ -153,6 +155,10 @@ export function createMetrics() {
       if (stats.prefillTokens > 0) {
         prefillTime.observe(labels, stats.prefillMs / 1000);
         prefillTokens.inc(labels, stats.prefillTokens);
+      }
+      if (stats.draftedTokens > 0) {
+        drafted.inc(labels, stats.draftedTokens);
+        accepted.inc(labels, stats.acceptedTokens);
       }
       if (stats.movedTokens > 0) {
         kvMoves.inc(labels, stats.movedTokens);

@@ -6,7 +6,8 @@ import { sliceTokens } from './kv/kv-memory.ts';
 import type { KvMemory } from './kv/kv-memory.ts';
 import type { Model } from './model/model.ts';
 import type { Outputs } from './outputs.ts';
-import type { Sequence } from './sequence.ts';
+import type { Sequence, StopCause } from './sequence.ts';
+import type { Speculator } from './speculator.ts';
 
 /** Rows sampled before the main thread gets the first of them: it delivers while the rest is sampled. */
 const PART_EVENTS = 128;
@@ -121,33 +122,43 @@ export class DecodeRange {
   }
 
   /**
-   * One batched decode step. Returns the number of rows that ran. `postPart` is called between rows of a large batch
-   * when so much has been sampled that delivering it should begin.
+   * One batched decode step. A sequence that is alone here may advance by several tokens when a speculator is given.
+   * Returns the number of rows that ran. `postPart` is called between rows of a large batch when so much has been
+   * sampled that delivering it should begin.
    */
-  decode(model: Model, out: Outputs, postPart: () => void): number {
+  decode(model: Model, out: Outputs, speculator: Speculator | null, postPart: () => void): number {
     this.#preemptUnfundable();
     const count = this.#rows.findLastIndex((row) => row.state === 'live') + 1;
     if (count === 0) return 0;
+    this.#kv.assertOwned(this.#base, count);
+    const only = this.#rows.length === 1 && this.#joining.length === 0 ? this.#rows[0]! : null;
+    if (speculator !== null && only !== null) {
+      const sequence = only.sequence!;
+      // No memory that a plain step would not have asked for.
+      const room = this.#kv.mark(this.#base) - sequence.past;
+      this.#conclude(only, speculator.step(this.#base, sequence, room, out), out);
+      return 1;
+    }
     for (let i = 0; i < count; i++) {
       const row = this.#rows[i]!;
       const live = row.state === 'live';
       this.#tokens[i] = live ? row.sequence!.ids.at(-1)! : 0;
       this.#past[i] = live || row.state === 'leaving' ? row.sequence!.past : row.copied;
     }
-    this.#kv.assertOwned(this.#base, count);
     const logits = model.decode(this.#base, count, this.#tokens, this.#past);
     for (let i = 0; i < count; i++) {
       const row = this.#rows[i]!;
       if (row.state !== 'live') continue;
-      const sequence = row.sequence!;
-      const cause = sequence.accept(logits, i * model.vocabSize, out);
-      if (cause !== null) {
-        out.end(sequence.id, cause);
-        this.#leave(row, 'done');
-      }
+      this.#conclude(row, row.sequence!.accept(logits, i * model.vocabSize, out), out);
       if (out.numEvents >= PART_EVENTS) postPart();
     }
     return count;
+  }
+
+  #conclude(row: Row, cause: StopCause, out: Outputs): void {
+    if (cause === null) return;
+    out.end(row.sequence!.id, cause);
+    this.#leave(row, 'done');
   }
 
   /** Runs copies for about `budgetMs`; returns the number of tokens moved. */

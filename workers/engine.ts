@@ -18,6 +18,7 @@ import { Scheduler } from './scheduler.ts';
 import { Sequence } from './sequence.ts';
 import { StepPost } from './step-post.ts';
 import type { SequenceContext } from './sequence.ts';
+import { Speculator } from './speculator.ts';
 import type { TextModel } from './text/text-model.ts';
 
 /** Copies between two decode steps may take this long. */
@@ -37,6 +38,8 @@ export class Engine {
   readonly #steps: StepPost;
   readonly #out = new Outputs();
   readonly #range: DecodeRange;
+  /** Null where tokens are not guessed. */
+  readonly #speculator: Speculator | null;
   /** Lead only. */
   readonly #scheduler: Scheduler | null;
   /** Decode worker only: the line to the lead, which may be replaced. */
@@ -58,6 +61,7 @@ export class Engine {
     this.#kv = new KvMemory(init.model.shape, layout, init.shared, index, init.debugOwners);
     const onLeft = (sequence: Sequence, kind: LeaveKind): void => this.#onLeft(sequence, kind);
     this.#range = new DecodeRange(index * layout.rowsPerWorker, layout.rowsPerWorker, this.#kv, onLeft);
+    this.#speculator = init.speculation && model.verifySizes.length > 0 ? new Speculator(model) : null;
     this.#scheduler =
       index === 0 ? new Scheduler(model, this.#kv, layout, this.#range, this.#context, this.#out) : null;
   }
@@ -84,7 +88,10 @@ export class Engine {
 
     started = performance.now();
     stats = this.#out.stats;
-    stats.batchSize = this.#range.decode(this.#model, this.#out, () => this.#steps.post(this.#out.takePart(), false));
+    // A run of guesses takes longer than a step, and a prompt would wait for it.
+    const speculator = this.#scheduler?.isPrefilling ? null : this.#speculator;
+    const postPart = (): void => this.#steps.post(this.#out.takePart(), false);
+    stats.batchSize = this.#range.decode(this.#model, this.#out, speculator, postPart);
     stats.stepMs = performance.now() - started;
     // This step's tokens leave before any copying.
     this.#post();

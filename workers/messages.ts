@@ -45,6 +45,8 @@ export interface CompiledModel {
   /** Graph of decode steps, and of prefill; the same file may serve both. Empty for the fake model. */
   decodePath: string;
   prefillPath: string;
+  /** Graphs that compute several tokens of one row as single steps would; empty where none was found to do so. */
+  verifyGraphs: readonly VerifyGraph[];
   /** Directory with tokenizer.json and tokenizer_config.json. */
   textDir: string;
   eosTokenIds: number[];
@@ -61,9 +63,16 @@ export interface CompiledModel {
   fake?: FakeOptions;
 }
 
+export interface VerifyGraph {
+  numTokens: number;
+  path: string;
+}
+
 export interface FakeOptions {
   stepMs: number;
   prefillUsPerToken: number;
+  /** Time of each further token of a verifying run, in steps; at 1 guessing gains nothing. */
+  verifyCost: number;
   faults: boolean;
 }
 
@@ -162,6 +171,9 @@ export interface StepStats {
   stepMs: number;
   prefillTokens: number;
   prefillMs: number;
+  /** Tokens guessed in this step, and those of them that the model confirmed. */
+  draftedTokens: number;
+  acceptedTokens: number;
   /** KV rows copied between slots since the last step, and the time it took. */
   movedTokens: number;
   moveMs: number;
@@ -244,6 +256,8 @@ export interface WorkerInit {
   /** To the main thread. */
   port: MessagePort;
   threads: number;
+  /** Guess tokens ahead while one sequence decodes alone. */
+  speculation: boolean;
   debugOwners: boolean;
 }
 

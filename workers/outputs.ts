@@ -10,6 +10,8 @@ const noStats = (): StepStats => ({
   stepMs: 0,
   prefillTokens: 0,
   prefillMs: 0,
+  draftedTokens: 0,
+  acceptedTokens: 0,
   movedTokens: 0,
   moveMs: 0,
 });

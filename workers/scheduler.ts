@@ -214,6 +214,11 @@ export class Scheduler implements LendingHost {
     return false;
   }
 
+  /** A prompt is being computed here. */
+  get isPrefilling(): boolean {
+    return this.#prefill.size > 0;
+  }
+
   /** Computes one prefill chunk. Returns the tokens computed. */
   prefill(model: Model): number {
     const elsewhere = this.#lending.numRunning > 0 ? 'elsewhere' : 'nowhere';

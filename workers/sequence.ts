@@ -82,6 +82,11 @@ export class Sequence {
     return this.ids.length - this.numPrompt;
   }
 
+  /** Tokens it may still generate. */
+  get numRemaining(): number {
+    return this.#maxTokens - this.numGenerated;
+  }
+
   /** Tokens whose KV is in memory while it decodes: all but the last. */
   get past(): number {
     return this.ids.length - 1;

@@ -14,6 +14,7 @@ export default async function run(init: WorkerInit): Promise<void> {
     // The cores of workers that have nothing to decode.
     threadsAlone: init.threads * init.layout.numWorkers,
     role: init.index === 0 ? 'both' : 'decode',
+    verify: init.speculation,
   });
   const engine = new Engine(init, model, text);
   const ctl = new Int32Array(init.ctl);

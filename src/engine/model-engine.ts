@@ -196,6 +196,7 @@ export class ModelEngine implements Engine {
       ctl,
       port: port2,
       threads: this.#options.threads,
+      speculation: this.#options.speculation,
       debugOwners: this.#options.debugOwners,
     };
     const task = this.#pool!.run(init, { transferList: [port2] });

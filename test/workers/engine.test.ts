@@ -111,7 +111,7 @@ describe('Engine', () => {
     const texts = prompts(24, next);
     const params = texts.map((_, i) => (i % 3 === 0 ? {} : { temperature: 0.9, seed: i, maxTokens: 40 + i }));
     const alone = texts.map((text, i) => new EngineKit().answer(text, params[i]).text);
-    const kit = new EngineKit({ workers, rows: 4 });
+    const kit = new EngineKit({ workers, rows: 4, speculation: true });
     const ids: number[] = [];
     for (const [i, text] of texts.entries()) {
       ids.push(kit.submit(text, params[i]));
@@ -125,7 +125,7 @@ describe('Engine', () => {
   it.each([1, 2, 3, 4, 5, 6])('ends every request exactly once under random cancels (seed offset %i)', (offset) => {
     const next = random(seed + offset);
     const workers = 1 + (offset % 3);
-    const kit = new EngineKit({ workers, rows: 2, homes: 2 * workers });
+    const kit = new EngineKit({ workers, rows: 2, homes: 2 * workers, speculation: offset % 2 === 0 });
     const ids: number[] = [];
     for (const text of prompts(40, next)) {
       ids.push(kit.submit(text, { temperature: next(), maxTokens: 1 + Math.floor(next() * 60) }));

@@ -5,7 +5,16 @@ import { Order } from '../../workers/messages.ts';
 import type { EngineShared, StepOutput } from '../../workers/messages.ts';
 import { StepPost } from '../../workers/step-post.ts';
 
-const stats = { batchSize: 0, stepMs: 0, prefillTokens: 0, prefillMs: 0, movedTokens: 0, moveMs: 0 };
+const stats = {
+  batchSize: 0,
+  stepMs: 0,
+  prefillTokens: 0,
+  prefillMs: 0,
+  draftedTokens: 0,
+  acceptedTokens: 0,
+  movedTokens: 0,
+  moveMs: 0,
+};
 const output = { op: 'step' as const, events: [], sampledAtMs: 0, stats };
 const CORES = 2;
 

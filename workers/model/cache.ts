@@ -9,7 +9,7 @@ import { isAlive } from './lock.ts';
 import { ortVersion } from './ort-binding.ts';
 
 /** Raise it whenever the compiler writes something else for the same input. */
-export const COMPILER_VERSION = 4;
+export const COMPILER_VERSION = 5;
 const META = 'meta.json';
 const TEMPORARY = '.tmp-';
 /** Files up to this size are checked by content on every start (a millisecond); larger ones by length. */
@@ -36,6 +36,8 @@ export interface CacheMeta {
   chunkDivergence: number | null;
   /** Of the decode graph with this KV memory from the one with float32; 0 when it is that one. */
   kvDivergence: number;
+  /** Numbers of tokens for which the folder has a graph that agreed with single steps to the bit. */
+  verifySizes: number[];
 }
 
 export function cacheKey(parts: Record<string, unknown>): string {

@@ -9,7 +9,7 @@ const PREFIX = 'fake:';
 /** Null when the name is not a fake model's. Throws an Error naming a setting that is unknown or no number. */
 export function parseFakeModel(name: string, maxContext: number | null): CompiledModel | null {
   if (!name.startsWith(PREFIX)) return null;
-  const settings = { stepMs: 0, prefillUs: 0, faults: 0 };
+  const settings = { stepMs: 0, prefillUs: 0, verifyCost: 1, faults: 0 };
   for (const pair of name.slice(PREFIX.length).split(/[,;]/).filter(Boolean)) {
     const [key = '', text = ''] = pair.split('=');
     const value = Number(text);
@@ -25,6 +25,7 @@ export function parseFakeModel(name: string, maxContext: number | null): Compile
     shape: { ...FAKE_SHAPE, maxPositions },
     decodePath: '',
     prefillPath: '',
+    verifyGraphs: [],
     textDir: '',
     eosTokenIds: [FAKE_EOS],
     quantization: 'none',
@@ -38,6 +39,11 @@ export function parseFakeModel(name: string, maxContext: number | null): Compile
       tools: true,
       note: 'A stand-in without weights, for tests and benches.',
     },
-    fake: { stepMs: settings.stepMs, prefillUsPerToken: settings.prefillUs, faults: settings.faults > 0 },
+    fake: {
+      stepMs: settings.stepMs,
+      prefillUsPerToken: settings.prefillUs,
+      verifyCost: settings.verifyCost,
+      faults: settings.faults > 0,
+    },
   };
 }

@@ -19,6 +19,7 @@ export const FAKE_EOS = 257;
 
 const MARK = [33, 33]; // "!!"
 const COMMANDS = ['say ', 'throw ', 'abort ', 'hang ', 'oom ', 'prefill-throw ', 'prefill-hang '] as const;
+const VERIFY_SIZES = [2, 4, 8];
 /** One answer in about this many bytes ends by itself. */
 const MEAN_LENGTH = 150;
 /** Characters of several bytes, so that detokenising is tested: 你, é, 🙂. */
@@ -30,10 +31,10 @@ const MULTI_BYTE = [
 
 /** Opens the fake model over the K buffer of its single layer: [slot][position][token, hash, position, script]. */
 export function openFakeModel(compiled: CompiledModel, shared: EngineShared, layout: SlotLayout): Model {
-  const options = compiled.fake ?? { stepMs: 0, prefillUsPerToken: 0, faults: false };
+  const options = compiled.fake ?? { stepMs: 0, prefillUsPerToken: 0, verifyCost: 1, faults: false };
   const memory = new Float32Array(shared.kv[0]!);
   const { vocabSize } = FAKE_SHAPE;
-  const logits = new Float32Array(layout.numSlots * vocabSize);
+  const logits = new Float32Array(Math.max(layout.numSlots, ...VERIFY_SIZES) * vocabSize);
   const cell = (slot: number, position: number): number => (slot * layout.maxLen + position) * 4;
 
   function append(slot: number, position: number, token: number): void {
@@ -99,6 +100,19 @@ export function openFakeModel(compiled: CompiledModel, shared: EngineShared, lay
   return {
     vocabSize,
     hookMisses: 0,
+    verifySizes: VERIFY_SIZES,
+    verify(slot, tokens, past) {
+      if (!VERIFY_SIZES.includes(tokens.length)) throw new Error(`fake model: cannot verify ${tokens.length} tokens`);
+      if (past + tokens.length > layout.maxLen) throw new Error(`fake model: verifies beyond a slot, after ${past}`);
+      assertPast(slot, past);
+      if (options.faults) command(slot, past, 'decode');
+      for (let i = 0; i < tokens.length; i++) {
+        append(slot, past + i, tokens[i]!);
+        writeLogits(i, slot, past + i);
+      }
+      spend(options.stepMs * (1 + options.verifyCost * (tokens.length - 1)));
+      return logits;
+    },
     decode(first, n, tokens, past) {
       for (let row = 0; row < n; row++) {
         const slot = first + row;

@@ -21,6 +21,13 @@ export interface Model {
     wantLogits: boolean,
     isAlone?: boolean,
   ): Float32Array | undefined;
+  /** Numbers of tokens that `verify` takes, ascending; empty when this model cannot verify. */
+  readonly verifySizes: readonly number[];
+  /**
+   * Appends tokens at positions past.. of one slot in one run. Returns logits [tokens, vocab], and leaves KV memory, bit
+   * for bit as that many decode steps of one row would; valid until the next call. Takes only `verifySizes`.
+   */
+  verify(slot: number, tokens: ArrayLike<number>, past: number): Float32Array;
   /** Runs whose outputs were copied because the no-copy hook was lost; always 0 in good health. */
   readonly hookMisses: number;
   dispose(): void;

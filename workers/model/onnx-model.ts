@@ -6,6 +6,7 @@ import type { CompiledModel, KvArray, ModelShape } from '../messages.ts';
 import { GraphNames } from './graph-builder.ts';
 import type { Model } from './model.ts';
 import { OrtSession, tensor, type Tensor, type Tensors } from './ort-binding.ts';
+import { Verifier } from './verifier.ts';
 
 /** KV memory of all slots: per layer one buffer for K and one for V, alternating, [slots, kvHeads, maxLen, headDim]. */
 export type KvBuffers = readonly (ArrayBufferLike | KvArray)[];
@@ -21,6 +22,8 @@ export interface OpenOptions {
   threadsAlone?: number;
   /** Sessions to load. They share the mapped weights; each costs its own arena. */
   role: 'decode' | 'prefill' | 'both';
+  /** Load the graphs of `verify` too; needs decode. */
+  verify?: boolean;
   spin?: boolean;
   /** One Int32 shared by all threads of the process that open models. */
   loadLock?: Int32Array;
@@ -50,6 +53,7 @@ export class OnnxModel implements Model {
   #prefill: OrtSession | null;
   /** The same graph on more threads. */
   #prefillAlone: OrtSession | null = null;
+  #verifier: Verifier | null;
   #plans = new Map<number, Plan>();
   #slotTensors = new Map<number, Tensor[]>();
   #tick = tensor('int64', new BigInt64Array(1), [1]);
@@ -79,16 +83,17 @@ export class OnnxModel implements Model {
       throw new Error(`a KV buffer is smaller than ${layout.numSlots} slots of ${layout.maxLen} tokens`);
     }
     this.#prefillLogits = new Float32Array(shape.vocabSize);
-    const { role, threadsAlone = options.threads, ...session } = options;
+    const { role, verify, threadsAlone = options.threads, ...session } = options;
     this.#decode = role === 'prefill' ? null : new OrtSession(compiled.decodePath, { ...session, disableFlash: true });
     this.#prefill = role === 'decode' ? null : new OrtSession(compiled.prefillPath, session);
     if (role !== 'decode' && threadsAlone > options.threads) {
       this.#prefillAlone = new OrtSession(compiled.prefillPath, { ...session, threads: threadsAlone });
     }
+    this.#verifier = role === 'prefill' || verify !== true ? null : new Verifier(compiled, session);
   }
 
   get hookMisses(): number {
-    return [this.#decode, this.#prefill, this.#prefillAlone].reduce((sum, each) => sum + (each?.hookMisses ?? 0), 0);
+    return this.#parts.reduce((sum, part) => sum + (part?.hookMisses ?? 0), 0);
   }
 
   decode(first: number, n: number, tokens: ArrayLike<number>, past: ArrayLike<number>): Float32Array {
@@ -145,13 +150,25 @@ export class OnnxModel implements Model {
     return wantLogits ? this.#prefillLogits : undefined;
   }
 
+  get #parts(): (OrtSession | Verifier | null)[] {
+    return [this.#decode, this.#prefill, this.#prefillAlone, this.#verifier];
+  }
+
+  get verifySizes(): readonly number[] {
+    return this.#verifier?.sizes ?? [];
+  }
+
+  verify(slot: number, tokens: ArrayLike<number>, past: number): Float32Array {
+    if (this.#verifier === null) throw new Error('this model was opened without verify');
+    this.#checkSlots(slot, 1);
+    this.#checkLength(past, tokens.length);
+    for (let i = 0; i < tokens.length; i++) this.#checkToken(tokens[i]!);
+    return this.#verifier.run(slot, this.#tensorsOfSlot(slot), tokens, past);
+  }
+
   dispose(): void {
-    this.#decode?.dispose();
-    this.#prefill?.dispose();
-    this.#prefillAlone?.dispose();
-    this.#decode = null;
-    this.#prefill = null;
-    this.#prefillAlone = null;
+    for (const part of this.#parts) part?.dispose();
+    this.#decode = this.#prefill = this.#prefillAlone = this.#verifier = null;
     this.#plans.clear();
     this.#slotTensors.clear();
   }

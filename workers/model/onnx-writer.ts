@@ -58,18 +58,8 @@ export class OnnxWriter {
     domain = '',
   ): string {
     const outs = typeof outputs === 'string' ? [outputs] : outputs;
-    const name = outs[0] ?? op;
-    this.#nodes.push(
-      concat([
-        ...inputs.map((input) => bytesField(1, input)),
-        ...outs.map((output) => bytesField(2, output)),
-        bytesField(3, name),
-        bytesField(4, op),
-        ...Object.entries(attributes).map(([key, value]) => bytesField(5, attributeMessage(key, value))),
-        ...(domain === '' ? [] : [bytesField(7, domain)]),
-      ]),
-    );
-    return name;
+    this.#nodes.push(nodeMessage(op, inputs, outs, attributes, domain));
+    return outs[0] ?? op;
   }
 
   /** Adds a constant; `data` is written at once and not kept. A name given before is kept and the call ignored. Returns the name. */
@@ -134,6 +124,24 @@ export class OnnxWriter {
   }
 }
 
+/** NodeProto, named after its first output; an empty input or output name means "absent". */
+export function nodeMessage(
+  op: string,
+  inputs: readonly string[],
+  outputs: readonly string[],
+  attributes: Record<string, Attribute> = {},
+  domain = '',
+): Uint8Array {
+  return concat([
+    ...inputs.map((input) => bytesField(1, input)),
+    ...outputs.map((output) => bytesField(2, output)),
+    bytesField(3, outputs[0] ?? op),
+    bytesField(4, op),
+    ...Object.entries(attributes).map(([key, value]) => bytesField(5, attributeMessage(key, value))),
+    ...(domain === '' ? [] : [bytesField(7, domain)]),
+  ]);
+}
+
 export function writeFully(file: number, bytes: Uint8Array, position: number): void {
   for (let done = 0; done < bytes.length;) {
     done += fs.writeSync(file, bytes, done, bytes.length - done, position + done);
@@ -152,7 +160,8 @@ function attributeMessage(name: string, value: Attribute): Uint8Array {
   return concat([head, floatField(2, value.float), intField(20, 1)]);
 }
 
-function valueInfo(name: string, type: DataType, dims: readonly Dim[]): Uint8Array {
+/** ValueInfoProto of a tensor. */
+export function valueInfo(name: string, type: DataType, dims: readonly Dim[]): Uint8Array {
   const shape = concat(
     dims.map((dim) => bytesField(1, typeof dim === 'number' ? intField(1, dim) : bytesField(2, dim))),
   );

@@ -14,6 +14,7 @@ async function start(model: string, options: Partial<EngineOptions> = {}): Promi
     models: [model],
     workers: 2,
     threads: 1,
+    speculation: true,
     slots: 16,
     maxContext: 2048,
     kvMemoryBytes: 1 << 30,

@@ -3,7 +3,16 @@ import { StepOrder } from '../../../src/engine/step-order.ts';
 import type { StepOutput } from '../../../workers/messages.ts';
 import { random } from '../support/house.ts';
 
-const stats = { batchSize: 0, stepMs: 0, prefillTokens: 0, prefillMs: 0, movedTokens: 0, moveMs: 0 };
+const stats = {
+  batchSize: 0,
+  stepMs: 0,
+  prefillTokens: 0,
+  prefillMs: 0,
+  draftedTokens: 0,
+  acceptedTokens: 0,
+  movedTokens: 0,
+  moveMs: 0,
+};
 const step = (order: number): StepOutput => ({ op: 'step', order, events: [], sampledAtMs: 0, stats });
 
 function collect(): { order: StepOrder; seen: number[] } {

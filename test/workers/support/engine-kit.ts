@@ -56,8 +56,12 @@ export class EngineKit {
   numPrefilled = 0;
   /** Tokens in the largest message so far. */
   mostTokens = 0;
+  /** Tokens guessed, and of those confirmed, in all workers. */
+  drafted = 0;
+  accepted = 0;
   #nextId = 1;
   readonly #compiled: CompiledModel;
+  readonly #speculation: boolean;
 
   constructor(
     options: {
@@ -67,6 +71,8 @@ export class EngineKit {
       maxLen?: number;
       budgetTokens?: number;
       prefillUsPerToken?: number;
+      speculation?: boolean;
+      stepMs?: number;
     } = {},
   ) {
     const numWorkers = options.workers ?? 1;
@@ -82,14 +88,21 @@ export class EngineKit {
       shape: FAKE_SHAPE,
       decodePath: '',
       prefillPath: '',
+      verifyGraphs: [],
       textDir: '',
       eosTokenIds: [FAKE_EOS],
       quantization: 'none',
       kvDivergence: 0,
       weightsBytes: 0,
       info: { id: 'fake', aliases: [], contextLength: maxLen, preset: {}, tools: true, note: '' },
-      fake: { stepMs: 0, prefillUsPerToken: options.prefillUsPerToken ?? 0, faults: true },
+      fake: {
+        stepMs: options.stepMs ?? 0,
+        prefillUsPerToken: options.prefillUsPerToken ?? 0,
+        verifyCost: 0.2,
+        faults: true,
+      },
     };
+    this.#speculation = options.speculation ?? false;
     for (let index = 0; index < numWorkers; index++) this.spawn(index);
     for (let index = 1; index < numWorkers; index++) this.connect(index);
   }
@@ -99,7 +112,8 @@ export class EngineKit {
     const { port1, port2 } = new MessageChannel();
     const ctl = new SharedArrayBuffer(4 * Ctl.size);
     const { layout, shared } = this;
-    const init = { index, model: this.#compiled, layout, shared, ctl, port: port2, threads: 1, debugOwners: true };
+    const rest = { threads: 1, speculation: this.#speculation, debugOwners: true };
+    const init = { index, model: this.#compiled, layout, shared, ctl, port: port2, ...rest };
     const model = openFakeModel(this.#compiled, shared, layout);
     const prefill: Model['prefill'] = (slot, ids, past, wantLogits, isAlone) => {
       this.chunksAlone.push(isAlone === true);
@@ -221,6 +235,8 @@ export class EngineKit {
     if (message.op === 'prompt') this.outcome(message.id).promptIds = [...message.tokenIds];
     if (message.op !== 'step') return;
     this.numPrefilled += message.stats.prefillTokens;
+    this.drafted += message.stats.draftedTokens;
+    this.accepted += message.stats.acceptedTokens;
     const { events } = message;
     this.mostTokens = Math.max(this.mostTokens, events.filter((kind, i) => i % 4 === 0 && kind === Ev.Token).length);
     for (let i = 0; i < events.length; i += 4) {
