@@ -1,7 +1,7 @@
 // One lasting connection over many transports: hello and welcome, keep-alive, goaway, back-off. client.ts owns it
 // and learns through the handlers. What must stay true: `onOpen` and `onDown` alternate, messages arrive only
 // between them, and after `closed` nothing is called any more.
-import { PROTOCOL_VERSION } from '../protocol/constants.ts';
+import { CloseCode, PROTOCOL_VERSION } from '../protocol/constants.ts';
 import { decode, encode } from '../protocol/codec.ts';
 import { errorFromWire, ServiceError } from '../protocol/errors.ts';
 import { Op } from '../protocol/messages.ts';
@@ -43,8 +43,12 @@ export interface ConnectionHandlers {
   onDown(reason: string): void;
 }
 
-/** Close codes that say "do not come back like this". */
-const fatalCloseCodes = new Set([1008]);
+/** Close codes after which the same would only be refused again (protocol/README.md §7); all others are worth a try. */
+const fatalCloseCodes: ReadonlySet<number> = new Set([
+  CloseCode.unsupportedData,
+  CloseCode.invalidFrame,
+  CloseCode.policy,
+]);
 /** Our own close code for a server that breaks the protocol or falls silent. */
 const PEER_BROKEN = 4000;
 

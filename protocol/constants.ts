@@ -11,6 +11,8 @@ export const Limits = {
   /** uWebSockets' own limit. Beyond it the connection drops with 1006, so ours lies below a quarter of it. */
   transportBytes: 5 << 20,
   httpBodyBytes: 8 << 20,
+  /** Refused frames of a connection within a second that no repetition helps; one more ends it. */
+  errorsPerSecond: 1000,
   lanesPerConnection: 256,
   /** Responses one connection may watch at once (live handles). */
   handlesPerConnection: 1024,

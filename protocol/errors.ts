@@ -36,6 +36,13 @@ export const errorTable = {
     retryable: false,
     type: 'authentication_error',
   },
+  too_many_errors: {
+    scope: 'connection',
+    status: 429,
+    close: CloseCode.policy,
+    retryable: false,
+    type: 'rate_limit_error',
+  },
   slow_consumer: { scope: 'connection', status: 408, close: CloseCode.slowConsumer, retryable: true, type: SERVER },
   too_many_connections: {
     scope: 'connection',

@@ -69,6 +69,7 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
     authenticate: (token) => keys.callerOfToken(token ?? null),
     onDelay: (latencyClass, delayMs) => metrics.onDelay(latencyClass, delayMs),
     onResumed: (result) => metrics.onResumed(result),
+    onEnded: (reason) => metrics.onConnectionEnded(reason),
     onInternalError: (error) => log.error({ err: error }, 'a native connection failed because of a bug'),
   });
   const stream: SocketEndpoint<Caller | null, Connection> = {

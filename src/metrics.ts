@@ -72,6 +72,7 @@ export function createMetrics() {
   const resumes = counter('resume_total', 'Resumes by what they came to.', ['result']);
   const httpRequests = counter('http_requests_total', 'HTTP requests answered, by status.', ['status']);
   const refusedConnections = counter('connections_refused_total', 'Connections beyond MAX_CONNECTIONS.');
+  const endedConnections = counter('connections_ended_total', 'Sockets that the server closed, by reason.', ['reason']);
   const workerRestarts = counter('worker_restarts_total', 'Engine workers started again after a failure.', ['model']);
 
   const running = gauge('requests_running', 'Requests being computed.', ['model']);
@@ -170,6 +171,7 @@ export function createMetrics() {
     onWorkerRestart: (model: string): void => workerRestarts.inc({ model }),
     onHttpAnswer: (status: number): void => httpRequests.inc({ status: String(status) }),
     onConnectionRefused: (): void => refusedConnections.inc(),
+    onConnectionEnded: (reason: string): void => endedConnections.inc({ reason }),
 
     /** The text of `/metrics`. */
     async render(sources: GaugeSources): Promise<string> {

@@ -35,8 +35,8 @@ export interface ConnectionHost extends OutboxHost {
   onResumed(result: ResumeResult): void;
   /** A bug of ours; the client was told `internal`. */
   onInternalError(error: unknown): void;
-  /** The connection ended itself; called before the transport is told. */
-  onEnded(connection: Connection): void;
+  /** The connection ended itself, with this close reason; called before the transport is told. */
+  onEnded(connection: Connection, reason: string): void;
 }
 
 type State =
@@ -59,6 +59,9 @@ export class Connection {
   refusal: ServiceError | null = null;
   readonly #transport: Transport;
   #state: State;
+  /** Final refusals since then, within a second. */
+  #numErrors = 0;
+  #errorsSinceMs = 0;
 
   /** `caller`: who the upgrade's headers named, null when they named nobody. */
   constructor(transport: Transport, caller: Caller | null, host: ConnectionHost) {
@@ -119,7 +122,7 @@ export class Connection {
   end(code: number, reason: string): void {
     if (this.isClosed) return;
     this.#state = { kind: 'closed' };
-    this.host.onEnded(this);
+    this.host.onEnded(this, reason);
     this.#transport.end(code, reason);
   }
 
@@ -199,7 +202,20 @@ export class Connection {
     const known =
       error instanceof ServiceError ? error : new ServiceError('internal', 'The server failed.', { cause: error });
     if (errorTable[known.code].scope === 'connection') this.fail(known);
-    else this.outbox.control([Op.Error, lane, requestId, toWireError(known)]);
+    else if (!known.row.retryable && this.#isFlooding()) {
+      const message = `More than ${Limits.errorsPerSecond} frames were refused within a second.`;
+      this.fail(new ServiceError('too_many_errors', message));
+    } else this.outbox.control([Op.Error, lane, requestId, toWireError(known)]);
+  }
+
+  /** Counts a refusal. True above the limit: refusing costs much more than sending, and everybody pays for it. */
+  #isFlooding(): boolean {
+    const now = this.host.now();
+    if (now - this.#errorsSinceMs >= 1000) {
+      this.#errorsSinceMs = now;
+      this.#numErrors = 0;
+    }
+    return ++this.#numErrors > Limits.errorsPerSecond;
   }
 
   #refuseLarge(bytes: Uint8Array): void {

@@ -36,6 +36,8 @@ export interface SocketServerOptions {
   random?: () => number;
   onHello?: (connection: Connection) => void;
   onInternalError?: (error: unknown) => void;
+  /** The server closed a connection, for this reason. */
+  onEnded?: (reason: string) => void;
 }
 
 /** How often grace times and hello timeouts are looked at. */
@@ -84,7 +86,10 @@ export class SocketServer {
       },
       onResumed: (result) => options.onResumed?.(result),
       onInternalError: (error) => options.onInternalError?.(error),
-      onEnded: (connection) => this.#leave(connection, false),
+      onEnded: (connection, reason) => {
+        options.onEnded?.(reason);
+        this.#leave(connection, false);
+      },
     };
     this.#stopListening = responses.onPublished(() => this.#flush());
     this.#timer = setInterval(() => this.tick(), TICK_MS);

@@ -23,6 +23,44 @@ const start = (options: HouseOptions = {}): void => {
 beforeEach(() => start());
 afterEach(() => house.stop());
 
+describe('A flood of refused frames', () => {
+  const wrong = raw([Op.Create, 0, 'r', { messages: 7 }]);
+  const push = (count: number): void => {
+    for (let pushed = 0; pushed < count; pushed++) client.push(wrong);
+  };
+
+  it('ends its connection with too_many_errors above the limit of a second', () => {
+    const reasons: string[] = [];
+    start({ socket: { onEnded: (reason) => reasons.push(reason) } });
+    push(Limits.errorsPerSecond);
+    expect(client.closed).toBeNull();
+    expect(client.take().length).toBe(Limits.errorsPerSecond);
+    push(1);
+    expect(client.take()).toMatchObject([[Op.Error, 0, null, { code: 'too_many_errors', retryable: false }]]);
+    expect(client.closed).toEqual({ code: CloseCode.policy, reason: 'too_many_errors' });
+    push(1);
+    expect(client.take()).toEqual([]);
+    expect(reasons).toEqual(['too_many_errors']);
+  });
+
+  it('counts anew each second', () => {
+    for (let second = 0; second < 5; second++) {
+      push(Limits.errorsPerSecond);
+      house.nowMs += 1000;
+    }
+    expect(client.closed).toBeNull();
+  });
+
+  it('is not made of refusals that may be repeated, nor of what is answered', () => {
+    house.sockets.goaway('shutting_down', 1000);
+    for (let sent = 0; sent < 3 * Limits.errorsPerSecond; sent++) {
+      client.push([Op.Create, 0, `r${sent}`, { messages: [{ role: 'user', content: 'Hi' }] }]);
+      client.push([Op.Ping, 0, sent]);
+    }
+    expect(client.closed).toBeNull();
+  });
+});
+
 describe('Connection', () => {
   it('welcomes hello with version, models and limits, and then answers pings', () => {
     const newcomer = house.connect();
