@@ -110,14 +110,14 @@ export class Sequence {
       return 'stop';
     }
     if (this.numGenerated < this.#maxTokens) return null;
-    this.#answer.finish(out);
+    this.#answer.finish(out, true);
     return this.#answer.numToolCalls > 0 ? 'tool_calls' : 'length';
   }
 
   /** Releases text still held back, for an end that no token brought about. */
   finish(out: Outputs): void {
     out.beginTail(this.id);
-    this.#answer.finish(out);
+    this.#answer.finish(out, true);
   }
 
   state(): SequenceState {

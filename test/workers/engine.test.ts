@@ -30,6 +30,15 @@ describe('Engine', () => {
     expect(full.promptTokens + full.tokens.length).toBe(256);
   });
 
+  it('ends with whole characters where the token limit cuts one', () => {
+    const kit = new EngineKit({ maxLen: 256 });
+    for (let maxTokens = 1; maxTokens <= 5; maxTokens++) {
+      const outcome = kit.answer('!!say a🙂 !!', { maxTokens });
+      expect(outcome).toMatchObject({ text: maxTokens === 5 ? 'a🙂' : 'a', ends: ['length'] });
+      expect(outcome.tokens.length).toBe(maxTokens);
+    }
+  });
+
   it('parses tool calls and says so in the finish reason', () => {
     const call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>';
     const outcome = new EngineKit().answer(`!!say sure ${call}!!`, { tools: ['add'] });
@@ -80,6 +89,19 @@ describe('Engine', () => {
     expect(kit.outcome(second).tokens.length).toBeGreaterThan(0);
     kit.run();
     expect(kit.outcome(second).text).toBe('next ');
+  });
+
+  it('ends with whole characters where a cancel cuts one', () => {
+    for (let numTokens = 1; numTokens <= 5; numTokens++) {
+      const kit = new EngineKit({ maxLen: 256 });
+      const id = kit.submit('!!say a🙂 !!', {});
+      while (kit.outcome(id).tokens.length < numTokens) kit.step(0);
+      kit.cancel(id);
+      kit.step(0);
+      const { text, tokens, ends } = kit.outcome(id);
+      expect(ends).toEqual(['cancelled']);
+      expect(text).toBe(tokens.length >= 5 ? 'a🙂' : 'a');
+    }
   });
 
   it('refuses what missed its deadline', () => {

@@ -41,9 +41,12 @@ export class AnswerStream {
     return this.#stop !== null && this.#stop.isStopped;
   }
 
-  /** Passes on what was held back. Call once, when the answer is over for whatever reason. */
-  finish(out: AnswerSink): void {
-    const text = this.#detokenizer.finish();
+  /**
+   * Passes on what was held back. Call once, when the answer is over for whatever reason. Cut off from outside, it may
+   * end within a character: the rest of that was never asked for, so its first bytes are left out.
+   */
+  finish(out: AnswerSink, isCutOff = false): void {
+    const text = isCutOff ? '' : this.#detokenizer.finish();
     if (text !== '') this.#pass(text, out);
     const held = this.#stop?.finish() ?? '';
     if (this.#tools === null) {

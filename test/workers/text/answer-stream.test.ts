@@ -63,6 +63,16 @@ describe('AnswerStream', () => {
     expect(events.join('')).toBe('<tool_call>a\uFFFD');
   });
 
+  it('leaves out an unfinished character when it was cut off, and nothing else that was held back', () => {
+    for (let kept = 0; kept <= 4; kept++) {
+      const { events, sink } = collector();
+      const stream = new AnswerStream(bytes, { stop: ['ab'], parseTools: true });
+      for (const id of [...bytes.encode('<tool_call>a'), ...bytes.encode('🙂').slice(0, kept)]) stream.push(id, sink);
+      stream.finish(sink, true);
+      expect(events.join('')).toBe(`<tool_call>a${kept === 4 ? '🙂' : ''}`);
+    }
+  });
+
   it('counts tool calls and applies stop strings before them', () => {
     expect(run(toolCall, { stop: [], parseTools: true })).toEqual({
       events: ['begin 0 f', 'delta 0 {"a": "x.y"}', 'end 0'],
