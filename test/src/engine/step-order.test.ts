@@ -46,4 +46,24 @@ describe('StepOrder', () => {
     order.receive(step(6));
     expect(seen.at(-1)).toBe(6);
   });
+
+  it('does not lose a message that comes after its number was given up', () => {
+    const { order, seen } = collect();
+    for (const number of [0, 2]) order.receive(step(number));
+    order.skipMissing();
+    order.receive(step(1));
+    order.receive(step(3));
+    expect(seen).toEqual([0, 2, 1, 3]);
+  });
+
+  it('keeps the order when the numbers wrap around', () => {
+    const { order, seen } = collect();
+    const start = 2 ** 31 - 2;
+    for (const number of [2 ** 30, start]) {
+      order.receive(step(number));
+      order.skipMissing();
+    }
+    for (const number of [start + 2, start + 1, start + 3]) order.receive(step(number | 0));
+    expect(seen).toEqual([2 ** 30, start, start + 1, -(2 ** 31), -(2 ** 31) + 1]);
+  });
 });
