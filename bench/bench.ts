@@ -31,6 +31,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'what do running streams feel of a long prompt, and how fast does a cancel act?',
     load: () => import('./stall.ts'),
   },
+  fair: {
+    question: 'at twice the capacity: what does each tenant get, how long does each class wait, how late is voice?',
+    load: () => import('./fair.ts'),
+  },
   peers: {
     question:
       'how fast are we beside node-llama-cpp, transformers.js and any other server, through one load generator?',

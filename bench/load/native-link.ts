@@ -12,6 +12,7 @@ import type {
   ServerMessage,
   Timings,
   Usage,
+  WireError,
 } from '../../protocol/messages.ts';
 
 const ACK_EVENTS = 64;
@@ -25,7 +26,8 @@ export interface NativeObserver {
   onText(atMs: number, events: number, text: string): void;
   onDone(atMs: number, reason: string, usage: Usage, timings: Timings): void;
   onCancelled?(atMs: number): void;
-  onError(message: string): void;
+  /** `error`: what the server said, when it was the server that refused or failed. */
+  onError(message: string, error?: WireError): void;
 }
 
 interface Watch {
@@ -52,10 +54,11 @@ export class NativeLink {
     socket.on('error', (error) => this.#fail(error.message));
   }
 
-  /** Resolves after Welcome. Rejects when the socket ends before. */
-  static open(url: string): Promise<NativeLink> {
+  /** `key`: of the API, where one is needed. Resolves after Welcome. Rejects when the socket ends before. */
+  static open(url: string, key?: string): Promise<NativeLink> {
     return new Promise((resolve, reject) => {
-      const socket = new WebSocket(url, SUBPROTOCOL, { perMessageDeflate: false });
+      const headers = key === undefined ? {} : { authorization: `Bearer ${key}` };
+      const socket = new WebSocket(url, SUBPROTOCOL, { perMessageDeflate: false, headers });
       socket.once('error', reject);
       socket.once('close', (code) => reject(new Error(`closed with ${code} before welcome`)));
       socket.once('open', () => socket.send(encode([Op.Hello, 0, PROTOCOL_VERSION, { client: 'bench' }])));
@@ -145,7 +148,7 @@ export class NativeLink {
         const watch = this.#byHandle.get(handle);
         if (watch === undefined) return;
         this.#send([Op.Ack, lane, handle, seq]);
-        if (error !== null) watch.observer.onError(`${error.code}: ${error.message}`);
+        if (error !== null) watch.observer.onError(`${error.code}: ${error.message}`, error);
         else watch.observer.onDone(now, reason, usage, timings);
         if (reason !== 'cancelled') this.#byHandle.delete(handle);
         return;
@@ -160,7 +163,7 @@ export class NativeLink {
         const [, , requestId, error] = message;
         const request = this.#byRequest.get(requestId ?? '');
         this.#byRequest.delete(requestId ?? '');
-        if (request) request.observer.onError(`${error.code}: ${error.message}`);
+        if (request) request.observer.onError(`${error.code}: ${error.message}`, error);
         else this.#fail(`${error.code}: ${error.message}`);
         return;
       }

