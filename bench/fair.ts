@@ -143,6 +143,7 @@ function publish(report: Report, crowd: ArrivalsResult): void {
   }
   report.add('refused with retry advice', (100 * advised) / refused, '%', { refused });
   const total = sum([...served.values()]);
+  report.add('wanted / served', sum([...wanted.values()]) / total, 'x');
   const fair = fairParts(wanted, total);
   for (const [tenant, each] of served) {
     const at = { tenant, weight: WEIGHTS[tenant]! };

@@ -6,12 +6,14 @@ import type { KvMemory } from './kv/kv-memory.ts';
 import type { LatencyClass } from '../protocol/messages.ts';
 import type { Model } from './model/model.ts';
 import type { Sequence } from './sequence.ts';
-import { classRank } from './shares.ts';
+import { classRank, isUrgent } from './shares.ts';
 import type { Claimant, Shares } from './shares.ts';
 
 /** A chunk may take this long when streams decode in the same worker, and this long when none does. */
 const SHARED_CHUNK_MS = 24;
 const ALONE_CHUNK_MS = 28;
+/** Others than urgent ones compute so much at once while an urgent prompt may come at any time. */
+const BRIEF_CHUNK_MS = 12;
 const MIN_CHUNK = 16;
 const MAX_CHUNK = 512;
 /** The rate is the best of this many chunks: one that was preempted says nothing about the model. */
@@ -127,8 +129,8 @@ export class Prefill {
     return lane.length === 1 && lane[0] === sequence;
   }
 
-  /** Computes the next chunk; with streams nowhere, on all cores. */
-  step(model: Model, decoding: Decoding): ChunkResult | null {
+  /** Computes the next chunk; with streams nowhere, on all cores. `expectsUrgent`: urgent prompts have come of late. */
+  step(model: Model, decoding: Decoding, expectsUrgent: boolean): ChunkResult | null {
     const entry = this.#next();
     if (!entry) return null;
     const { sequence } = entry;
@@ -138,7 +140,8 @@ export class Prefill {
       this.remove(sequence);
       return { ...nothing, isForked: true };
     }
-    const numTokens = this.#chunkLength(sequence.ids.length - entry.done, decoding);
+    const isBrief = expectsUrgent && !isUrgent(entry.meta);
+    const numTokens = this.#chunkLength(sequence.ids.length - entry.done, decoding, isBrief);
     const isLast = entry.done + numTokens === sequence.ids.length;
     this.#kv.assertOwned(sequence.home);
     const started = performance.now();
@@ -193,8 +196,8 @@ export class Prefill {
     if (rates.length > RATE_WINDOW) rates.shift();
   }
 
-  #chunkLength(remaining: number, decoding: Decoding): number {
-    const ms = decoding === 'here' ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
+  #chunkLength(remaining: number, decoding: Decoding, isBrief: boolean): number {
+    const ms = isBrief ? BRIEF_CHUNK_MS : decoding === 'here' ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
     const fits = Math.floor((ms * 1000) / Math.min(...this.#ratesOf(decoding)));
     const length = Math.min(remaining, Math.max(MIN_CHUNK, Math.min(MAX_CHUNK, fits)));
     // Never leave a single token: a chunk of one takes another kernel path and rounds differently.

@@ -16,7 +16,7 @@ import { WaitingQueue } from './queue.ts';
 import { Seats } from './seats.ts';
 import { Sequence } from './sequence.ts';
 import type { SequenceContext, SequenceState } from './sequence.ts';
-import { PROMPT_TOKEN_COST, Shares } from './shares.ts';
+import { isUrgent, PROMPT_TOKEN_COST, Shares } from './shares.ts';
 import type { Claim } from './shares.ts';
 
 /** Above this much pending prefill new streams go to decode workers, and above the second the own ones follow. */
@@ -27,6 +27,10 @@ const IDLE_MS = 1000;
 /** Prompts prefilled in turns at most; more wait, except those that would come before all of them, up to the second. */
 const MAX_PREFILLING = 8;
 const MAX_PREFILLING_URGENT = 12;
+/** After an urgent request (voice, ide) the next ones find rows free and short chunks for so long. */
+const URGENT_MS = 10_000;
+/** One row in so many is kept free for them. */
+const ROWS_PER_RESERVED = 8;
 /** A sequence asked to leave its row has left it by then, unless it ended first or its worker died. */
 const YIELD_TIMEOUT_MS = 500;
 
@@ -53,6 +57,7 @@ export class Scheduler implements LendingHost {
   readonly #aside = new Set<number>();
   /** The sequence asked to make room, and when. */
   #yielding: { id: number; askedMs: number } | null = null;
+  #lastUrgentMs = -Infinity;
   /** Prefilled in this step, not yet placed. */
   #prefilled: Sequence | null = null;
 
@@ -108,6 +113,7 @@ export class Scheduler implements LendingHost {
 
   /** A request; its other choices are its `forks`. */
   submit(sequence: Sequence): void {
+    if (isUrgent(sequence.meta)) this.#lastUrgentMs = performance.now();
     this.#waiting.add(sequence);
   }
 
@@ -222,7 +228,8 @@ export class Scheduler implements LendingHost {
   /** Computes one prefill chunk. Returns the tokens computed. */
   prefill(model: Model): number {
     const elsewhere = this.#lending.numRunning > 0 ? 'elsewhere' : 'nowhere';
-    const chunk = this.#prefill.step(model, this.#range.numLive > 0 ? 'here' : elsewhere);
+    const decoding = this.#range.numLive > 0 ? 'here' : elsewhere;
+    const chunk = this.#prefill.step(model, decoding, this.#expectsUrgent);
     if (!chunk) return 0;
     const { sequence, logits } = chunk;
     this.#shares.charge(sequence.meta, chunk.numTokens * PROMPT_TOKEN_COST);
@@ -298,11 +305,18 @@ export class Scheduler implements LendingHost {
 
   /**
    * Admission never takes in more than can decode. All choices of a request come in together; more than there are rows
-   * come when nothing else is in.
+   * come when nothing else is in. The last rows are for urgent ones, where there have been any of late.
    */
   #hasRoomFor(sequence: Sequence): boolean {
     const used = this.#numAdmitted;
-    return used === 0 || used + numChoices(sequence) <= this.#lending.numRows;
+    const { numRows } = this.#lending;
+    const isOpen = isUrgent(sequence.meta) || !this.#expectsUrgent;
+    const reserved = isOpen ? 0 : Math.floor(numRows / ROWS_PER_RESERVED);
+    return used === 0 || used + numChoices(sequence) <= numRows - reserved;
+  }
+
+  get #expectsUrgent(): boolean {
+    return performance.now() - this.#lastUrgentMs < URGENT_MS;
   }
 
   #mayPrefill(sequence: Sequence): boolean {

@@ -19,6 +19,11 @@ export const GENERATED_TOKEN_COST = 1;
 /** Order of service of the latency classes. */
 export const classRank: Readonly<Record<LatencyClass, number>> = { voice: 0, ide: 1, chat: 2, batch: 3 };
 
+/** Somebody waits for every single one of its tokens. */
+export function isUrgent({ class: latencyClass }: Pick<Claim, 'class'>): boolean {
+  return classRank[latencyClass] <= classRank.ide;
+}
+
 /** Shares of a tenant's tokens while all of its classes want more than there is: none of them starves. */
 const CLASS_WEIGHTS = [8, 4, 2, 1];
 /**

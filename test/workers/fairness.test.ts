@@ -46,6 +46,34 @@ describe('Engine › fairness', () => {
     for (const id of chats) expect(kit.outcome(id).tokens).toHaveLength(400);
   });
 
+  it('keeps a row in eight free for urgent requests, once there has been one', () => {
+    const kit = new EngineKit({ rows: 8, homes: 9 });
+    expect(kit.answer('!!say ready !!', { class: 'voice' }).text).toBe('ready ');
+    const chats = Array.from({ length: 10 }, (_, i) => kit.submit(`chat ${i}`, endless));
+    steps(kit, 100);
+    const numBegun = (): number => chats.filter((id) => kit.outcome(id).tokens.length > 0).length;
+    expect(numBegun()).toBe(7);
+    const voice = kit.submit('!!say yes !!', { class: 'voice' });
+    const before = chats.map((id) => kit.outcome(id).tokens.length);
+    steps(kit, 20);
+    expect(kit.outcome(voice).text).toBe('yes ');
+    // Nobody had to make room.
+    const after = chats.map((id) => kit.outcome(id).tokens.length);
+    expect(after.filter((count, i) => count > before[i]! + 15)).toHaveLength(7);
+    expect(numBegun()).toBe(7);
+    kit.run();
+    for (const id of chats) expect(kit.outcome(id).ends).toEqual(['length']);
+  });
+
+  it('gives all rows to chat where nothing urgent has come', () => {
+    const kit = new EngineKit({ rows: 8, homes: 9 });
+    const chats = Array.from({ length: 10 }, (_, i) => kit.submit(`chat ${i}`, endless));
+    steps(kit, 100);
+    expect(chats.filter((id) => kit.outcome(id).tokens.length > 0)).toHaveLength(8);
+    for (const id of chats) kit.cancel(id);
+    kit.run();
+  });
+
   it('prefills voice at once although as many prompts as may be are being prefilled', () => {
     const kit = new EngineKit({ rows: 16, homes: 16, maxLen: 2048 });
     const long = Array.from({ length: 12 }, (_, i) => kit.submit(`${i} ${'long '.repeat(380)}`, { maxTokens: 2 }));
