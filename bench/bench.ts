@@ -64,6 +64,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'how long from the command to ready, with a warm and with an empty cache?',
     load: () => import('./start.ts'),
   },
+  vocabulary: {
+    question: 'what does sampling cost with a vocabulary of 151,936, with and without the graph’s selection?',
+    load: () => import('./vocabulary.ts'),
+  },
   memory: {
     question: 'how much memory does a second worker add on a model of a billion parameters?',
     load: () => import('./memory.ts'),

@@ -21,6 +21,15 @@ export interface CheckpointShape {
 
 export const shapes: Readonly<Record<string, CheckpointShape>> = {
   '1.1b': { layers: 22, hidden: 2048, intermediate: 5632, heads: 32, kvHeads: 4, vocab: 32_000, positions: 2048 },
+  vocabulary: {
+    layers: 4,
+    hidden: 1024,
+    intermediate: 3072,
+    heads: 16,
+    kvHeads: 8,
+    vocab: 151_936,
+    positions: 2048,
+  },
   tiny: { layers: 2, hidden: 64, intermediate: 128, heads: 4, kvHeads: 2, vocab: 6400, positions: 512 },
 };
 

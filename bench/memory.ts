@@ -25,7 +25,7 @@ interface Memory {
 
 export const bench: Bench = {
   flags: {
-    shape: { kind: 'text', fallback: '1.1b', meaning: 'of make-checkpoint.ts: 1.1b, tiny' },
+    shape: { kind: 'text', fallback: '1.1b', meaning: 'of make-checkpoint.ts: 1.1b, vocabulary, tiny' },
     workers: { kind: 'list', fallback: '1,2', meaning: 'numbers of workers; the first is compared with' },
   },
   async run(flags, report) {

@@ -149,7 +149,7 @@ export class DecodeRange {
     for (let i = 0; i < count; i++) {
       const row = this.#rows[i]!;
       if (row.state !== 'live') continue;
-      this.#conclude(row, row.sequence!.accept(logits, i * model.vocabSize, out), out);
+      this.#conclude(row, row.sequence!.accept(logits, i * model.vocabSize, out, model.top), out);
       if (out.numEvents >= PART_EVENTS) postPart();
     }
     return count;

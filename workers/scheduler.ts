@@ -13,6 +13,7 @@ import type { EngineGauges, SlotLayout } from './messages.ts';
 import type { Outputs } from './outputs.ts';
 import { Prefill } from './prefill.ts';
 import { WaitingQueue } from './queue.ts';
+import type { TopRows } from './sampling/top-rows.ts';
 import { Seats } from './seats.ts';
 import { Sequence } from './sequence.ts';
 import type { SequenceContext, SequenceState } from './sequence.ts';
@@ -236,8 +237,8 @@ export class Scheduler implements LendingHost {
     if (chunk.isForked) this.#prefilled = sequence;
     if (logits) {
       this.#isAwaitedDone = this.#awaited.size > 0;
-      this.#fork(sequence, logits);
-      const cause = sequence.accept(logits, 0, this.#out);
+      this.#fork(sequence, logits, model.top);
+      const cause = sequence.accept(logits, 0, this.#out, model.top);
       if (cause === null) this.#prefilled = sequence;
       else {
         this.#out.end(sequence.id, cause);
@@ -348,11 +349,11 @@ export class Scheduler implements LendingHost {
   }
 
   /** The prompt of the other choices is computed: each draws its own first token and gets a home with a copy of its KV. */
-  #fork(sequence: Sequence, logits: Float32Array): void {
+  #fork(sequence: Sequence, logits: Float32Array, top: TopRows | null): void {
     const { forks } = sequence;
     sequence.forks = [];
     for (const fork of forks) {
-      const cause = fork.accept(logits, 0, this.#out);
+      const cause = fork.accept(logits, 0, this.#out, top);
       if (cause !== null) {
         this.#out.end(fork.id, cause);
         continue;

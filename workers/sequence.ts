@@ -4,6 +4,7 @@ import { isUrgent } from '../protocol/messages.ts';
 import type { EngineRequest } from './messages.ts';
 import type { Outputs } from './outputs.ts';
 import { Sampler } from './sampling/sampler.ts';
+import type { TopRows } from './sampling/top-rows.ts';
 import { AnswerStream } from './text/answer-stream.ts';
 import type { AnswerState } from './text/answer-stream.ts';
 import type { TextModel } from './text/text-model.ts';
@@ -92,9 +93,12 @@ export class Sequence {
     return this.ids.length - 1;
   }
 
-  /** Samples the next token from a row of logits, appends it and says whether the answer is over. */
-  accept(logits: Float32Array, offset: number, out: Outputs): StopCause {
-    const token = this.#sampler.sample(logits, offset);
+  /**
+   * Samples the next token from a row of logits, appends it and says whether the answer is over. `top`: the likeliest
+   * tokens of the same rows, where the model hands them out (Model.top).
+   */
+  accept(logits: Float32Array, offset: number, out: Outputs, top: TopRows | null = null): StopCause {
+    const token = this.#sampler.sample(logits, offset, top);
     this.ids.push(token);
     if (this.home >= 0) Atomics.store(this.#generated, this.home, this.numGenerated);
     out.beginToken(this.id, token, this.#isUrgent);

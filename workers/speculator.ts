@@ -41,7 +41,7 @@ export class Speculator {
     if (size === 1) {
       this.#last[0] = ids.at(-1)!;
       this.#past[0] = past;
-      const cause = sequence.accept(this.#model.decode(slot, 1, this.#last, this.#past), 0, out);
+      const cause = sequence.accept(this.#model.decode(slot, 1, this.#last, this.#past), 0, out, this.#model.top);
       this.#policy.stepped(performance.now() - started);
       return cause;
     }
@@ -49,12 +49,12 @@ export class Speculator {
     run[0] = ids.at(-1)!;
     run.set(this.#draft.subarray(0, size - 1), 1);
     const logits = this.#model.verify(slot, run, past);
-    let cause = sequence.accept(logits, 0, out);
+    let cause = sequence.accept(logits, 0, out, this.#model.top);
     let numAccepted = 0;
     // A guess that was not sampled ends the run: what was computed after it rests on a token that is not there.
     while (cause === null && numAccepted < size - 1 && ids.at(-1) === run[numAccepted + 1]) {
       numAccepted++;
-      cause = sequence.accept(logits, numAccepted * this.#model.vocabSize, out);
+      cause = sequence.accept(logits, numAccepted * this.#model.vocabSize, out, this.#model.top);
     }
     const wasCut = cause !== null && numAccepted < size - 1;
     this.#policy.verified(size, numAccepted, wasCut, performance.now() - started);

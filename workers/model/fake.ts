@@ -99,6 +99,7 @@ export function openFakeModel(compiled: CompiledModel, shared: EngineShared, lay
 
   return {
     vocabSize,
+    top: null,
     hookMisses: 0,
     verifySizes: VERIFY_SIZES,
     verify(slot, tokens, past) {

@@ -1,9 +1,15 @@
 // The seam between the engine and whatever computes logits. The engine knows slots, rows and token ids;
 // an implementation knows tensors. `fake.ts` and `onnx-model.ts` implement it.
+import type { TopRows } from '../sampling/top-rows.ts';
 
 /** One opened model in one thread. Calls are synchronous and hold the thread for the whole forward pass. */
 export interface Model {
   readonly vocabSize: number;
+  /**
+   * The likeliest tokens of the rows of logits that the last call returned; null where the vocabulary is so small that
+   * walking through a row costs less than asking for them.
+   */
+  readonly top: TopRows | null;
   /**
    * One decode step over the slots [first, first + n): row i appends tokens[i] at position past[i].
    * Returns logits [n, vocab]; the array belongs to the model and is valid until its next call.

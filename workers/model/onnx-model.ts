@@ -4,8 +4,10 @@
 import { kvArray } from '../messages.ts';
 import type { CompiledModel, KvArray, ModelShape } from '../messages.ts';
 import { GraphNames } from './graph-builder.ts';
+import type { TopRows } from '../sampling/top-rows.ts';
 import type { Model } from './model.ts';
 import { OrtSession, tensor, type Tensor, type Tensors } from './ort-binding.ts';
+import { isLargeVocabulary, TopSelection } from './top-selection.ts';
 import { Verifier } from './verifier.ts';
 
 /** KV memory of all slots: per layer one buffer for K and one for V, alternating, [slots, kvHeads, maxLen, headDim]. */
@@ -27,6 +29,8 @@ export interface OpenOptions {
   spin?: boolean;
   /** One Int32 shared by all threads of the process that open models. */
   loadLock?: Int32Array;
+  /** Hand out the likeliest tokens (Model.top); default: where the vocabulary is large. */
+  selectTop?: boolean;
   /** Test switch: run as if the no-copy hook did not work. */
   forceCopy?: boolean;
 }
@@ -54,6 +58,8 @@ export class OnnxModel implements Model {
   /** The same graph on more threads. */
   #prefillAlone: OrtSession | null = null;
   #verifier: Verifier | null;
+  #selection: TopSelection | null;
+  #top: TopRows | null = null;
   #plans = new Map<number, Plan>();
   #slotTensors = new Map<number, Tensor[]>();
   #tick = tensor('int64', new BigInt64Array(1), [1]);
@@ -83,13 +89,24 @@ export class OnnxModel implements Model {
       throw new Error(`a KV buffer is smaller than ${layout.numSlots} slots of ${layout.maxLen} tokens`);
     }
     this.#prefillLogits = new Float32Array(shape.vocabSize);
-    const { role, verify, threadsAlone = options.threads, ...session } = options;
+    const {
+      role,
+      verify,
+      threadsAlone = options.threads,
+      selectTop = isLargeVocabulary(shape.vocabSize),
+      ...session
+    } = options;
+    this.#selection = selectTop ? new TopSelection(shape.vocabSize, session) : null;
     this.#decode = role === 'prefill' ? null : new OrtSession(compiled.decodePath, { ...session, disableFlash: true });
     this.#prefill = role === 'decode' ? null : new OrtSession(compiled.prefillPath, session);
     if (role !== 'decode' && threadsAlone > options.threads) {
       this.#prefillAlone = new OrtSession(compiled.prefillPath, { ...session, threads: threadsAlone });
     }
     this.#verifier = role === 'prefill' || verify !== true ? null : new Verifier(compiled, session);
+  }
+
+  get top(): TopRows | null {
+    return this.#top;
   }
 
   get hookMisses(): number {
@@ -112,6 +129,7 @@ export class OnnxModel implements Model {
     }
     plan.longest[0] = longest;
     this.#decode.run(plan.feeds, plan.fetches);
+    this.#top = this.#selection?.select(this.#decodeLogits, n) ?? null;
     return this.#decodeLogits.subarray(0, n * this.vocabSize);
   }
 
@@ -147,11 +165,13 @@ export class OnnxModel implements Model {
     this.#addKv(feeds, fetches, this.#tensorsOfSlot(slot));
     if (wantLogits) fetches[GraphNames.logits] = tensor('float32', this.#prefillLogits, [1, this.vocabSize]);
     ((isAlone ? this.#prefillAlone : null) ?? this.#prefill).run(feeds, fetches);
-    return wantLogits ? this.#prefillLogits : undefined;
+    if (!wantLogits) return undefined;
+    this.#top = this.#selection?.select(this.#prefillLogits, 1) ?? null;
+    return this.#prefillLogits;
   }
 
-  get #parts(): (OrtSession | Verifier | null)[] {
-    return [this.#decode, this.#prefill, this.#prefillAlone, this.#verifier];
+  get #parts(): (OrtSession | Verifier | TopSelection | null)[] {
+    return [this.#decode, this.#prefill, this.#prefillAlone, this.#verifier, this.#selection];
   }
 
   get verifySizes(): readonly number[] {
@@ -163,12 +183,14 @@ export class OnnxModel implements Model {
     this.#checkSlots(slot, 1);
     this.#checkLength(past, tokens.length);
     for (let i = 0; i < tokens.length; i++) this.#checkToken(tokens[i]!);
-    return this.#verifier.run(slot, this.#tensorsOfSlot(slot), tokens, past);
+    const logits = this.#verifier.run(slot, this.#tensorsOfSlot(slot), tokens, past);
+    this.#top = this.#selection?.select(logits, tokens.length) ?? null;
+    return logits;
   }
 
   dispose(): void {
     for (const part of this.#parts) part?.dispose();
-    this.#decode = this.#prefill = this.#prefillAlone = this.#verifier = null;
+    this.#decode = this.#prefill = this.#prefillAlone = this.#verifier = this.#selection = null;
     this.#plans.clear();
     this.#slotTensors.clear();
   }

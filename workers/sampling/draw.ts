@@ -49,8 +49,13 @@ export function draw(logits: Float32Array, offset: number, vocabSize: number, pa
 /** top-k: only k tokens are ever weighed; they come sorted, which top-p needs. */
 function drawFromBest(logits: Float32Array, offset: number, vocabSize: number, params: DrawParams, u: number): number {
   candidates.takeBest(logits, offset, vocabSize, params.topK);
-  const { values, ids, size } = candidates;
-  if (size === 0) throw new Error('row of logits has no finite value');
+  if (candidates.size === 0) throw new Error('row of logits has no finite value');
+  return drawFromSorted(candidates, params, u);
+}
+
+/** Draws among (logit, id) pairs, at least one, best first, as top-k left them. Overwrites their logits. */
+export function drawFromSorted(sorted: Candidates, params: DrawParams, u: number): number {
+  const { values, ids, size } = sorted;
   const max = values[0] ?? 0;
   if (max === Infinity) return ids[0] ?? 0;
   const scale = 1 / params.temperature;
@@ -172,7 +177,7 @@ function bucketOf(distance: number): number {
 }
 
 /** The entry in which `rest` falls when the weights are laid end to end. */
-function pick(ids: Int32Array, entryWeights: Float64Array, size: number, rest: number): number {
+export function pick(ids: Int32Array, entryWeights: Float64Array, size: number, rest: number): number {
   let left = rest;
   for (let i = 0; i < size; i++) {
     left -= entryWeights[i] ?? 0;

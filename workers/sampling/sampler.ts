@@ -6,6 +6,7 @@ import { argmax, draw } from './draw.ts';
 import { processorKinds, type LogitsProcessor } from './processors.ts';
 import { uniform } from './rng.ts';
 import { TokenCounts } from './token-counts.ts';
+import { drawFromTop, NOT_ENOUGH, topArgmax, type TopRows } from './top-rows.ts';
 
 /** Shared by all samplers of a thread: a row is copied here when processors change it. */
 let scratch = new Float32Array(0);
@@ -46,9 +47,27 @@ export class Sampler {
 
   /**
    * Chooses the token for the row [offset, offset + vocab) of logits, which is left unchanged, and counts it as part
-   * of the answer. Throws an Error when the row has no finite value.
+   * of the answer. `top`, where the model has it, saves a walk through the row; the token is the same without.
+   * Throws an Error when the row has no finite value.
    */
-  sample(logits: Float32Array, offset: number): number {
+  sample(logits: Float32Array, offset: number, top: TopRows | null = null): number {
+    const fromTop = top === null ? NOT_ENOUGH : this.#sampleTop(top, logits, offset);
+    const id = fromTop === NOT_ENOUGH ? this.#sampleRow(logits, offset) : fromTop;
+    this.#step++;
+    this.#counts?.add(id);
+    return id;
+  }
+
+  #sampleTop(top: TopRows, logits: Float32Array, offset: number): number {
+    // Processors may lift any token of the vocabulary.
+    if (this.#processors.length > 0) return NOT_ENOUGH;
+    const row = offset / this.#vocabSize;
+    if (this.isGreedy) return topArgmax(top, row);
+    const u = uniform(this.#seed, this.#step);
+    return drawFromTop(top, row, logits, offset, this.#vocabSize, this.#params, u);
+  }
+
+  #sampleRow(logits: Float32Array, offset: number): number {
     let row = logits;
     let start = offset;
     if (this.#processors.length > 0) {
@@ -58,11 +77,8 @@ export class Sampler {
       row = scratch;
       start = 0;
     }
-    const id = this.isGreedy
+    return this.isGreedy
       ? argmax(row, start, this.#vocabSize)
       : draw(row, start, this.#vocabSize, this.#params, uniform(this.#seed, this.#step));
-    this.#step++;
-    this.#counts?.add(id);
-    return id;
   }
 }
