@@ -1,6 +1,7 @@
 // Token ids → text, character by character: bytes of an unfinished character wait for the next token. Used by
 // answer-stream.ts, one per sequence. What must stay true: the texts joined are what TextDecoder makes of all the
-// bytes (answer-stream.ts leaves out finish() where an answer is cut off), and the state is plain data, since a sequence moves between threads.
+// bytes (answer-stream.ts leaves out finish() where an answer is cut off), and the state is plain data, since a
+// sequence moves between threads.
 import type { TextModel } from './text-model.ts';
 
 export interface DetokenizerState {
