@@ -5,6 +5,7 @@ import { sliceTokens } from './kv/kv-memory.ts';
 import type { KvMemory } from './kv/kv-memory.ts';
 import type { LatencyClass } from '../protocol/messages.ts';
 import type { Model } from './model/model.ts';
+import { PrefillRate } from './prefill-rate.ts';
 import type { Sequence } from './sequence.ts';
 import { classRank, isUrgent } from './shares.ts';
 import type { Claimant, Shares } from './shares.ts';
@@ -14,12 +15,14 @@ const SHARED_CHUNK_MS = 24;
 const ALONE_CHUNK_MS = 28;
 /** Others than urgent ones compute so much at once while an urgent prompt may come at any time. */
 const BRIEF_CHUNK_MS = 12;
-const MIN_CHUNK = 16;
+/**
+ * Where even a short chunk takes longer: shorter ones read the weights, and far into a long prompt the past, again and
+ * again for little. Running streams and urgent prompts are worth some of that.
+ */
+const MIN_SHARED_CHUNK = 8;
+const MIN_ALONE_CHUNK = 16;
 const MAX_CHUNK = 512;
-/** The rate is the best of this many chunks: one that was preempted says nothing about the model. */
-const RATE_WINDOW = 6;
-/** Shorter chunks mostly measure the fixed cost of a run. */
-const MIN_RATED_CHUNK = 32;
+const CALIBRATION_CHUNK = 32;
 /** Every so many chunks the oldest prompt of a class goes first, whatever its length: no prompt starves. */
 const OLDEST_EVERY = 4;
 
@@ -56,8 +59,7 @@ export class Prefill {
   readonly #entries: Entry[] = [];
   readonly #onCopied: (slot: number) => void;
   readonly #sliceTokens: number;
-  /** Microseconds per token of the latest chunks, beside streams and on all cores. */
-  readonly #rates: Readonly<Record<'beside' | 'alone', number[]>> = { beside: [], alone: [] };
+  readonly #rates = { beside: new PrefillRate(), alone: new PrefillRate() };
   #chunks = 0;
 
   /** What is prefilled contends in `shares`. `onCopied`: a prefix is no longer needed in the slot it was copied from. */
@@ -81,19 +83,17 @@ export class Prefill {
     for (const decoding of ['elsewhere', 'nowhere'] as const) {
       for (let run = 0; run < 2; run++) {
         const started = performance.now();
-        model.prefill(slot, new Int32Array(MIN_RATED_CHUNK), 0, true, decoding === 'nowhere');
-        this.#rate(MIN_RATED_CHUNK, performance.now() - started, decoding);
+        model.prefill(slot, new Int32Array(CALIBRATION_CHUNK), 0, true, decoding === 'nowhere');
+        this.#rateOf(decoding).add(CALIBRATION_CHUNK, 0, performance.now() - started);
       }
     }
   }
 
-  /** Expected time for these tokens at the rate measured beside streams. */
-  estimateMs(numTokens: number): number {
-    return (numTokens * Math.min(...this.#rates.beside)) / 1000;
-  }
-
-  get pendingTokens(): number {
-    return this.#entries.reduce((sum, entry) => sum + entry.sequence.ids.length - entry.done, 0);
+  /** Expected time beside streams for all that is left to compute, and for a prompt of `further` tokens after it. */
+  pendingMs(further: number): number {
+    const { beside } = this.#rates;
+    const left = (entry: Entry): number => beside.spanMs(entry.done, entry.sequence.ids.length);
+    return this.#entries.reduce((sum, entry) => sum + left(entry), beside.spanMs(0, further));
   }
 
   /** Admits a sequence into its home; the KV of its first `cached` ids is there, or is to be copied from `copyFrom`. */
@@ -141,13 +141,13 @@ export class Prefill {
       return { ...nothing, isForked: true };
     }
     const isBrief = expectsUrgent && !isUrgent(entry.meta);
-    const numTokens = this.#chunkLength(sequence.ids.length - entry.done, decoding, isBrief);
+    const numTokens = this.#chunkLength(entry, decoding, isBrief);
     const isLast = entry.done + numTokens === sequence.ids.length;
     this.#kv.assertOwned(sequence.home);
     const started = performance.now();
     const ids = sequence.ids.slice(entry.done, entry.done + numTokens);
     const logits = model.prefill(sequence.home, ids, entry.done, isLast, decoding === 'nowhere');
-    this.#rate(numTokens, performance.now() - started, decoding);
+    this.#rateOf(decoding).add(numTokens, entry.done, performance.now() - started);
     entry.done += numTokens;
     sequence.homeLength = entry.done;
     if (entry.wantedLength !== null && entry.done >= entry.wantedLength) {
@@ -185,21 +185,16 @@ export class Prefill {
     return lane.reduce((best, entry) => (remaining(entry) < remaining(best) ? entry : best));
   }
 
-  #ratesOf(decoding: Decoding): number[] {
+  #rateOf(decoding: Decoding): PrefillRate {
     return decoding === 'nowhere' ? this.#rates.alone : this.#rates.beside;
   }
 
-  #rate(numTokens: number, ms: number, decoding: Decoding): void {
-    if (numTokens < MIN_RATED_CHUNK) return;
-    const rates = this.#ratesOf(decoding);
-    rates.push((ms * 1000) / numTokens);
-    if (rates.length > RATE_WINDOW) rates.shift();
-  }
-
-  #chunkLength(remaining: number, decoding: Decoding, isBrief: boolean): number {
-    const ms = isBrief ? BRIEF_CHUNK_MS : decoding === 'here' ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
-    const fits = Math.floor((ms * 1000) / Math.min(...this.#ratesOf(decoding)));
-    const length = Math.min(remaining, Math.max(MIN_CHUNK, Math.min(MAX_CHUNK, fits)));
+  #chunkLength(entry: Entry, decoding: Decoding, isBrief: boolean): number {
+    const remaining = entry.sequence.ids.length - entry.done;
+    const isShared = decoding === 'here';
+    const ms = isBrief ? BRIEF_CHUNK_MS : isShared ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
+    const fits = Math.min(MAX_CHUNK, this.#rateOf(decoding).tokensWithin(ms, entry.done));
+    const length = Math.min(remaining, Math.max(isShared || isBrief ? MIN_SHARED_CHUNK : MIN_ALONE_CHUNK, fits));
     // Never leave a single token: a chunk of one takes another kernel path and rounds differently.
     return remaining - length === 1 ? length - 1 : length;
   }

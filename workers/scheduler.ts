@@ -295,7 +295,7 @@ export class Scheduler implements LendingHost {
   #pendingMs(): number {
     const next = this.#waiting.peek();
     const isNext = next && !this.#aside.has(next.id) && this.#hasRoomFor(next) && this.#mayPrefill(next);
-    return this.#prefill.estimateMs(this.#prefill.pendingTokens + (isNext ? next.ids.length : 0));
+    return this.#prefill.pendingMs(isNext ? next.ids.length : 0);
   }
 
   /** Sequences that decode or are being prefilled, and the choices that wait for the latter. */

@@ -1,0 +1,57 @@
+// What prefill costs, learned from the chunks themselves: so much per token, and so much per token and token before it,
+// since attention reads all of the past. Prefill asks how long the next chunk may be; the scheduler, how much is pending.
+// What must stay true: a chunk far into a long prompt is never sized by the rate of a short one, nor the other way round.
+
+/** Either cost is the best of so many chunks: one that was preempted says nothing about the model. */
+const NEAR_WINDOW = 6;
+const FAR_WINDOW = 3;
+/** Chunks shorter than this near the beginning mostly measure the fixed cost of a run. */
+const MIN_NEAR_CHUNK = 32;
+/** Attention is told from the rest where there is this much past. */
+const FAR_PAST = 512;
+/** Reading the past once costs as much as the attention of so many tokens: seven to twelve, measured (workers/README). */
+const READING_TOKENS = 10;
+/** Before any long prompt was seen: attention costs as much as all the rest at this past. */
+const FIRST_EVEN_PAST = 1000;
+
+export class PrefillRate {
+  /** Milliseconds per token without past. */
+  readonly #near: number[] = [];
+  /** Milliseconds per token and token of the past. */
+  readonly #far: number[] = [];
+
+  /** A chunk of `numTokens` after `past` ones took `ms`. */
+  add(numTokens: number, past: number, ms: number): void {
+    if (past < FAR_PAST) {
+      if (numTokens >= MIN_NEAR_CHUNK) push(this.#near, ms / numTokens, NEAR_WINDOW);
+      return;
+    }
+    const attention = Math.max(0, ms - numTokens * this.#perToken);
+    push(this.#far, attention / (past * (numTokens + READING_TOKENS)), FAR_WINDOW);
+  }
+
+  /** Expected milliseconds for the tokens [from, to) of a prompt, in long chunks. */
+  spanMs(from: number, to: number): number {
+    const numTokens = Math.max(0, to - from);
+    return numTokens * (this.#perToken + (this.#perPast * (from + to)) / 2);
+  }
+
+  /** Tokens after `past` that take about `ms`; may be less than one. At least one chunk must have been added. */
+  tokensWithin(ms: number, past: number): number {
+    const reading = this.#perPast * past * READING_TOKENS;
+    return Math.floor((ms - reading) / (this.#perToken + this.#perPast * past));
+  }
+
+  get #perToken(): number {
+    return Math.min(...this.#near);
+  }
+
+  get #perPast(): number {
+    return this.#far.length > 0 ? Math.min(...this.#far) : this.#perToken / FIRST_EVEN_PAST;
+  }
+}
+
+function push(window: number[], value: number, limit: number): void {
+  window.push(value);
+  if (window.length > limit) window.shift();
+}
