@@ -52,6 +52,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'how soon are 10,000 clients back that all lost their connection, a tenth of them in an answer?',
     load: () => import('./storm.ts'),
   },
+  long: {
+    question: 'Do running streams, memory and cancels hold beside a prompt as long as a 16k context?',
+    load: () => import('./long.ts'),
+  },
   stalled: {
     question: 'what do 1,000 clients that stop reading cost in memory, and what do others notice?',
     load: () => import('./stalled.ts'),

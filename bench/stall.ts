@@ -5,24 +5,15 @@ import { latencyClasses } from '../protocol/messages.ts';
 import type { Bench } from './bench.ts';
 import { UsageError } from './flags.ts';
 import { NativeLink } from './load/native-link.ts';
+import { ask, cancel, LANE, longestGap } from './load/watched-stream.ts';
 import { Prompts } from './prompts.ts';
 import type { Report, Result } from './report.ts';
 import { defaultCacheDir, ServerProcess } from './server-process.ts';
 import { largest, median, percentile } from './statistics.ts';
 
 const SHORT_TOKENS = 64;
-const LANE = 1;
 /** Streams run this long before something happens to them, and as long after. */
 const SETTLE_MS = 700;
-
-interface Stream {
-  arrivals: number[];
-  sentAtMs: number;
-  handle: number;
-  done: Promise<string>;
-  cancelledAtMs: Promise<number>;
-  first: Promise<number>;
-}
 
 export const bench: Bench = {
   flags: {
@@ -101,59 +92,6 @@ export const bench: Bench = {
     report.client((user + system) / 1000 / (performance.now() - started), { note: 'includes making prompts' });
   },
 };
-
-function ask(link: NativeLink, content: string, maxTokens: number): Stream {
-  const arrivals: number[] = [];
-  const first = Promise.withResolvers<number>();
-  const done = Promise.withResolvers<string>();
-  const cancelledAt = Promise.withResolvers<number>();
-  // The same failure reaches whichever of them is awaited.
-  for (const { promise } of [first, done, cancelledAt]) promise.catch(() => {});
-  const stream: Stream = {
-    arrivals,
-    sentAtMs: performance.now(),
-    handle: 0,
-    done: done.promise,
-    cancelledAtMs: cancelledAt.promise,
-    first: first.promise,
-  };
-  const options = {
-    messages: [{ role: 'user' as const, content }],
-    sampling: { temperature: 0, maxTokens, ignoreEos: true },
-  };
-  link.create(LANE, options, {
-    onCreated(handle) {
-      stream.handle = handle;
-    },
-    onText(atMs) {
-      arrivals.push(atMs);
-      first.resolve(atMs);
-    },
-    onDone: (_atMs, reason) => done.resolve(reason),
-    onCancelled: (atMs) => cancelledAt.resolve(atMs),
-    onError(message) {
-      const error = new Error(message);
-      for (const each of [first, done, cancelledAt]) each.reject(error);
-    },
-  });
-  return stream;
-}
-
-/** Milliseconds from sending Cancel to Cancelled. */
-async function cancel(link: NativeLink, stream: Stream): Promise<number> {
-  if (stream.handle === 0) throw new Error('the response has no handle yet');
-  const sentAtMs = performance.now();
-  link.cancel(LANE, stream.handle);
-  return (await stream.cancelledAtMs) - sentAtMs;
-}
-
-/** Between two arrivals of one stream, of which the later lies in the window. */
-function longestGap(streams: readonly Stream[], fromMs: number, toMs: number): number {
-  const all = streams.flatMap(({ arrivals }) =>
-    arrivals.slice(1).flatMap((atMs, i) => (atMs >= fromMs && atMs <= toMs ? atMs - arrivals[i]! : [])),
-  );
-  return largest(all);
-}
 
 function publish(report: Report, what: string, values: number[], at: Result['at']): void {
   report.add(`${what}, median`, median(values), 'ms', at);
