@@ -35,6 +35,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'at twice the capacity: what does each tenant get, how long does each class wait, how late is voice?',
     load: () => import('./fair.ts'),
   },
+  speculate: {
+    question: 'what does guessing tokens ahead gain for one answer at a time, on copies and on chat?',
+    load: () => import('./speculate.ts'),
+  },
   peers: {
     question:
       'how fast are we beside node-llama-cpp, transformers.js and any other server, through one load generator?',
