@@ -34,6 +34,9 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
   fair: {
     question: 'at twice the capacity: what does each tenant get, how long does each class wait, how late is voice?',
     load: () => import('./fair.ts'),
+  turns: {
+    question: 'what does a later turn cost beside its new tokens alone, and is a shared system prompt computed once?',
+    load: () => import('./turns.ts'),
   },
   speculate: {
     question: 'what does guessing tokens ahead gain for one answer at a time, on copies and on chat?',
