@@ -7,8 +7,12 @@ import { Prompts } from './prompts.ts';
 import type { Report } from './report.ts';
 import { defaultCacheDir, ServerProcess } from './server-process.ts';
 import { largest, median } from './statistics.ts';
+import { BareChunk } from './turns/bare-chunk.ts';
 import { chatTalks, nativeTalks, responseTalks } from './turns/talks.ts';
 import type { OpenTalk } from './turns/talks.ts';
+
+/** The server's default for the default model. */
+const MAX_CONTEXT = 4096;
 
 export const bench: Bench = {
   flags: {
@@ -30,6 +34,7 @@ export const bench: Bench = {
     const server = await ServerProcess.start({ cacheDir: flags.text('cache'), settings: { MODEL: model } });
     const prompts = new Prompts(model, flags.integer('seed'));
     const client = connect(server.streamUrl);
+    const bare = await BareChunk.open(model, flags.text('cache'), MAX_CONTEXT);
     const cpu = process.cpuUsage();
     const started = performance.now();
     try {
@@ -39,7 +44,7 @@ export const bench: Bench = {
         chat: chatTalks(server.url, answer),
         responses: responseTalks(server.url, answer),
       };
-      const compared = new Compared(prompts, flags.list('at'), flags.integer('message'));
+      const compared = new Compared(prompts, bare, flags.list('at'), flags.integer('message'));
       // The first requests find code that is not compiled and pages that were never touched.
       for (const open of Object.values(ways)) await open().say(prompts.next(flags.integer('message')));
       for (let round = 0; round < flags.integer('rounds'); round++) {
@@ -50,6 +55,7 @@ export const bench: Bench = {
       await shareSystemPrompt(report, server, client, flags.integer('sessions'), system);
     } finally {
       client.close();
+      bare.close();
       await server.stop();
     }
     const { user, system } = process.cpuUsage(cpu);
@@ -64,16 +70,20 @@ interface Sample {
   computed: number;
   /** Tokens before them, reused. */
   past: number;
+  /** Bare prefill of as many tokens behind that past / without one: what attention over the past costs anybody. */
+  attention: number;
 }
 
 class Compared {
   readonly #prompts: Prompts;
+  readonly #bare: BareChunk;
   readonly #turns: readonly number[];
   readonly #length: number;
   readonly #samples = new Map<string, Sample[]>();
 
-  constructor(prompts: Prompts, turns: readonly number[], length: number) {
+  constructor(prompts: Prompts, bare: BareChunk, turns: readonly number[], length: number) {
     this.#prompts = prompts;
+    this.#bare = bare;
     this.#turns = turns;
     this.#length = length;
   }
@@ -97,6 +107,7 @@ class Compared {
         freshMs: fresh.ttftMs,
         computed,
         past: said.cachedTokens,
+        attention: this.#bare.time(computed, said.cachedTokens) / this.#bare.time(computed, first.cachedTokens),
       });
     }
   }
@@ -106,6 +117,9 @@ class Compared {
       const at = JSON.parse(key) as { way: string; turn: number };
       const all = (name: keyof Sample): number[] => samples.map((sample) => sample[name]);
       report.add('TTFT, turn / fresh prompt of as many new tokens', median(all('ratio')), 'x', at);
+      report.add('bare prefill, behind that past / behind the template', median(all('attention')), 'x', at);
+      const without = samples.map(({ ratio, attention }) => ratio / attention);
+      report.add('TTFT ratio without attention over the past', median(without), 'x', at);
       report.add('TTFT of the turn, median', median(all('turnMs')), 'ms', at);
       report.add('TTFT of the fresh prompt, median', median(all('freshMs')), 'ms', at);
       report.add('computed tokens, median', median(all('computed')), 'tokens', at);

@@ -1,5 +1,5 @@
 // Prompts that wait for another one to compute what they begin with, so that a system prompt which many ask with at once
-// is computed once. Looked at by the scheduler when such a prompt could be admitted.
+// is computed once; and turns that wait until the answer before them has come home. Looked at by the scheduler when such a prompt could be admitted.
 import { commonPrefix } from './kv/slots.ts';
 import type { SlotTable } from './kv/slots.ts';
 import type { Prefill } from './prefill.ts';
@@ -29,9 +29,13 @@ export class AwaitedPrefixes {
     return this.#awaiting.size;
   }
 
-  /** Whether a prompt of the same tenant is just computing what this one begins with, more of it than is there to copy. */
+  /**
+   * Whether more of this prompt will soon be there than is now: its session's last answer is on its way home, or a prompt
+   * of the same tenant is just computing what it begins with.
+   */
   isAwaiting(sequence: Sequence): boolean {
     const { tenant, session, class: latencyClass } = sequence.meta;
+    if (session !== '' && this.#slots.isSeated(session)) return true;
     let awaited = this.#awaiting.get(sequence);
     this.#awaiting.delete(sequence);
     if (awaited === undefined || !this.#isComing(awaited)) {

@@ -84,6 +84,19 @@ describe('Prefix reuse', () => {
     expect(kit.outcome(second).cachedTokens).toBe(SHARED.length);
   });
 
+  it.each([1, 2])('lets a turn wait until the answer before it has come home (%i workers)', (workers) => {
+    const kit = new EngineKit({ ...roomy, workers });
+    const options = { session: 's', ignoreEos: true, maxTokens: 20 };
+    const answer = new EngineKit(roomy).answer(promptOf(0), options).tokens;
+    const first = kit.submit(promptOf(0), options);
+    const second = kit.submit([...promptOf(0), ...answer, ...promptOf(1).slice(1000)], options);
+    kit.run();
+    expect(kit.outcome(first).tokens).toEqual(answer);
+    // The KV of the last token sampled was never computed.
+    expect(kit.outcome(second).cachedTokens).toBe(1000 + OWN + answer.length - 1);
+    expect(kit.gauges.residentSlots).toBe(1);
+  });
+
   it('neither shares with nor waits for another tenant', () => {
     const kit = new EngineKit(roomy);
     const ids = ['a', 'b', 'c'].map((tenant, i) => kit.submit(promptOf(i), { tenant, maxTokens: 3 }));

@@ -18,7 +18,7 @@ export interface Resident {
 
 /** A sequence in its home, as far as others are concerned. `homeLength` may grow. */
 export interface Occupant {
-  readonly meta: { readonly tenant: string };
+  readonly meta: { readonly tenant: string; readonly session: string };
   readonly ids: readonly number[];
   /** Leading ids whose KV the home holds. */
   readonly homeLength: number;
@@ -106,6 +106,11 @@ export class SlotTable {
   seat(slot: number, occupant: Occupant): void {
     const { pins = 0 } = this.#slots[slot - this.#first] ?? {};
     this.#slots[slot - this.#first] = { occupant, pins };
+  }
+
+  /** Whether a sequence of this session still lives in a home. */
+  isSeated(session: string): boolean {
+    return this.#slots.some((slot) => slot !== null && !isResident(slot) && slot.occupant?.meta.session === session);
   }
 
   /** Takes a resident slot over as a home. False when it is in use, copied from, or its growth exceeds the budget. */

@@ -112,7 +112,7 @@ describe('SlotTable', () => {
     const table = new SlotTable(0, 1, budget(1000));
     expect(table.allocate(50)).toBe(0);
     expect(table.findPrefix('a', '', range(0, 60))).toBe(null);
-    const occupant = { meta: { tenant: 'a' }, ids: range(0, 50), homeLength: 10 };
+    const occupant = { meta: { tenant: 'a', session: '' }, ids: range(0, 50), homeLength: 10 };
     table.seat(0, occupant);
     expect(table.findPrefix('a', '', range(0, 60))).toBe(null);
     occupant.homeLength = 30;
@@ -126,7 +126,7 @@ describe('SlotTable', () => {
     for (const end of ['keep', 'free'] as const) {
       const table = new SlotTable(0, 1, budget(1000));
       table.allocate(50);
-      table.seat(0, { meta: { tenant: 'a' }, ids: range(0, 50), homeLength: 40 });
+      table.seat(0, { meta: { tenant: 'a', session: '' }, ids: range(0, 50), homeLength: 40 });
       table.pin(0);
       if (end === 'keep') table.keep(0, { tenant: 'a', session: '', parked: 0, ids: range(0, 40) });
       else table.free(0);
