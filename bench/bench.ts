@@ -67,6 +67,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'what do 1,000 clients that stop reading cost in memory, and what do others notice?',
     load: () => import('./stalled.ts'),
   },
+  soak: {
+    question: 'does an hour of everything at once leave memory flat, nothing behind and no error without a name?',
+    load: () => import('./soak.ts'),
+  },
   http: {
     question: 'how many plain HTTP requests per second, and how late are they?',
     load: () => import('./http.ts'),

@@ -11,6 +11,7 @@ const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
 const START_TIMEOUT_MS = 900_000;
 const STOP_TIMEOUT_MS = 30_000;
 const POLL_MS = 4;
+const MAX_COMPLAINTS = 100;
 /** Of utime and stime in /proc; 100 on every Linux that Node supports. */
 const TICKS_PER_SECOND = 100;
 
@@ -30,10 +31,13 @@ export class ServerProcess {
   readonly pid: number;
   /** From spawn to the first 200 of /readyz, milliseconds. */
   readonly readyMs: number;
+  /** Lines of its log of level error and above, the first hundred. */
+  readonly complaints: readonly string[];
   readonly #child: ChildProcess;
 
-  private constructor(child: ChildProcess, url: string, readyMs: number) {
+  private constructor(child: ChildProcess, url: string, readyMs: number, complaints: readonly string[]) {
     this.#child = child;
+    this.complaints = complaints;
     this.url = url;
     this.pid = child.pid!;
     this.readyMs = readyMs;
@@ -54,9 +58,14 @@ export class ServerProcess {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     let output = '';
+    const complaints: string[] = [];
     const url = await new Promise<string>((resolve, reject) => {
       const onData = (chunk: Buffer): void => {
-        if (output.length < 1 << 16) output += chunk.toString();
+        const text = chunk.toString();
+        if (output.length < 1 << 16) output += text;
+        for (const line of text.split('\n')) {
+          if (/"level":[56]0/.test(line) && complaints.length < MAX_COMPLAINTS) complaints.push(line);
+        }
         const match = /listens on (https?:\/\/[^\s"]+)/.exec(output);
         if (match !== null) resolve(match[1]!);
       };
@@ -74,7 +83,7 @@ export class ServerProcess {
       }
       await sleep(POLL_MS);
     }
-    return new ServerProcess(child, url, performance.now() - started);
+    return new ServerProcess(child, url, performance.now() - started, complaints);
   }
 
   get streamUrl(): string {

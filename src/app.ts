@@ -111,6 +111,7 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
     isLoopback: isLoopback(config.host),
     isDraining: false,
     connections: () => server.connections(),
+    numSessions: () => sessions.size,
   };
 
   async function stop(drainMs: number, hurry: Promise<void> = new Promise(() => {})): Promise<void> {

@@ -20,6 +20,8 @@ export interface GaugeSources {
   connections(): { http: number; websocket: number };
   /** Ended responses still readable. */
   retained(): { count: number; bytes: number };
+  /** Responses that have not ended, and sessions that are open. */
+  held(): { responses: number; sessions: number };
 }
 
 export type Metrics = ReturnType<typeof createMetrics>;
@@ -85,6 +87,14 @@ export function createMetrics() {
   const connections = gauge('connections', 'Open sockets.', ['kind']);
   const retainedResponses = gauge('retained_responses', 'Ended responses that can still be read.');
   const retainedBytes = gauge('retained_bytes', 'Memory of ended responses.');
+  const liveResponses = gauge('responses_live', 'Responses that have not ended, parked ones too.');
+  const openSessions = gauge('sessions', 'Sessions that are open.');
+  const timers = gauge('timers', 'Timers of the main thread that keep it running.');
+  const heap = gauge(
+    'process_heap_used_bytes',
+    'JavaScript objects of the main thread, dead ones not yet collected too.',
+  );
+  const external = gauge('process_external_bytes', 'Memory outside the heap that objects of the main thread hold.');
   const residentMemory = gauge('process_resident_memory_bytes', 'Resident memory of the process.');
 
   const observer: ResponseObserver = {
@@ -129,8 +139,15 @@ export function createMetrics() {
     const { count, bytes } = sources.retained();
     retainedResponses.set(count);
     retainedBytes.set(bytes);
+    const held = sources.held();
+    liveResponses.set(held.responses);
+    openSessions.set(held.sessions);
+    timers.set(process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length);
     try {
-      residentMemory.set(process.memoryUsage.rss());
+      const usage = process.memoryUsage();
+      heap.set(usage.heapUsed);
+      external.set(usage.external);
+      residentMemory.set(usage.rss);
     } catch {
       // Reading it takes a file descriptor; a scrape must work when they have run out.
     }

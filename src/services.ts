@@ -24,6 +24,8 @@ export interface Services {
   /** Draining: running work goes on, new work is refused. */
   isDraining: boolean;
   connections(): { http: number; websocket: number };
+  /** Open sessions of all tenants. */
+  numSessions(): number;
 }
 
 /** When a client told to go away may come back: a restart from cached models takes about a second. */

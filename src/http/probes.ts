@@ -26,6 +26,7 @@ export async function metrics(exchange: Exchange, services: Services): Promise<v
     engines: services.engines.engines,
     connections: () => services.connections(),
     retained: () => services.responses.retained,
+    held: () => ({ responses: services.responses.active, sessions: services.numSessions() }),
   });
   exchange.send(200, services.metrics.contentType, text);
 }

@@ -31,7 +31,7 @@ async function turn(session: string, content: string): Promise<Usage> {
 }
 
 /** What the fake model's template writes between an answer and the user's next words: it is shared too. */
-const BETWEEN = 'user: '.length;
+const BETWEEN = 1 + 'user\n'.length;
 
 /** All tokens of a turn; the KV of the last one is only computed when the conversation goes on. */
 const all = ({ promptTokens, completionTokens }: Usage): number => promptTokens + completionTokens;

@@ -31,10 +31,12 @@ describe('Metrics', () => {
       engines: [house.engine],
       connections: () => ({ http: 0, websocket: 2 }),
       retained: () => ({ count: 0, bytes: 0 }),
+      held: () => ({ responses: 1, sessions: 3 }),
     });
     expect(text).toContain('tokenwire_responses_parked_total{model="fake"} 1');
     expect(text).toContain('tokenwire_response_parked_seconds_sum{model="fake"} 2');
     expect(text).toContain('tokenwire_resume_total{result="unknown"} 1');
     expect(text).toContain('tokenwire_resume_total{result="live"} 1');
+    expect(text).toContain('tokenwire_sessions 3');
   });
 });
