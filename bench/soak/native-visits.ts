@@ -9,6 +9,8 @@ import type { Visit, Visitor } from './visit.ts';
 
 /** More than a reader's credit and the backlog behind it: one that stops is set aside. */
 const PARKING_TOKENS = Limits.creditEvents + Limits.parkBacklogEvents + 200;
+/** A busy machine takes its time to make that many. */
+const PARKED_MS = 30_000;
 const LONG_WORDS = 500;
 const CLOSED_MS = 15_000;
 
@@ -28,6 +30,18 @@ function ask(
 ): ResponseStream {
   const messages = [{ role: 'user' as const, content }];
   return visitor.client.create({ messages, class: visitor.class, sampling: visitor.sampling(maxTokens), ...more });
+}
+
+/** At most as long as a reader of some patience would wait. */
+async function untilParked(response: ResponseStream): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const stopListening = response.onState(({ state }) => {
+    if (state === 'parked' || state === 'ended') resolve();
+  });
+  const timer = setTimeout(resolve, PARKED_MS);
+  await promise;
+  clearTimeout(timer);
+  stopListening();
 }
 
 const endless = { temperature: 1, ignoreEos: true } as const;
@@ -92,15 +106,16 @@ export const nativeVisits: Readonly<Record<string, Visit>> = {
     link.drop();
   },
 
-  /** Reads a little, stops for seconds, and reads on: what it did not take in meanwhile is set aside and goes on. */
+  /** Reads a little, stops until the answer is set aside, and reads on: then it goes on where it stopped. */
   async stopReading(visitor) {
-    const response = ask(visitor, visitor.words(20), 1, { sampling: { ...endless, maxTokens: PARKING_TOKENS } });
+    const sampling = { ...endless, maxTokens: PARKING_TOKENS };
+    const response = ask(visitor, visitor.words(20), 1, { sampling, states: true });
     const stopAt = visitor.pick(100);
     let hasStopped = false;
     for await (const _text of response) {
       if (hasStopped || response.numEvents < stopAt) continue;
       hasStopped = true;
-      await sleep(1000 + visitor.pick(3000));
+      await untilParked(response);
       if (visitor.chance(0.3)) await response.cancel();
     }
     await visitor.finish('stopReading', response);

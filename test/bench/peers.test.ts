@@ -1,7 +1,6 @@
-// What the bench `peers` draws from its measurements: ratios per round, gaps, agreement, and its addresses.
+// What the bench `peers` draws from its measurements: ratios per round, gaps, and its addresses.
 import { describe, expect, it } from 'vitest';
 import { UsageError } from '../../bench/flags.ts';
-import { sharedPrefix } from '../../bench/peers/agreement.ts';
 import { parseUrl } from '../../bench/peers/contenders.ts';
 import { IncrementalText } from '../../bench/peers/incremental-text.ts';
 import { longestGap } from '../../bench/peers/latency.ts';
@@ -74,14 +73,5 @@ describe('IncrementalText', () => {
     const text = new IncrementalText<number>(() => '\ufffd');
     const pieces = Array.from({ length: 8 }, (_, id) => text.push(id));
     expect(pieces.filter((piece) => piece !== '')).toHaveLength(1);
-  });
-});
-
-describe('sharedPrefix', () => {
-  it('ends at the first difference and at the shorter one', () => {
-    expect(sharedPrefix([1, 2, 3], [1, 2, 4])).toBe(2);
-    expect(sharedPrefix([1, 2], [1, 2, 4])).toBe(2);
-    expect(sharedPrefix([1, 2, 4], [1, 2])).toBe(2);
-    expect(sharedPrefix([], [1])).toBe(0);
   });
 });
