@@ -1,6 +1,7 @@
 // What visitors of a soak do over HTTP: answers whole and streamed, connections cut in the middle, Responses that are
 // continued, read again and deleted, and bodies that are none.
 import { setTimeout as sleep } from 'node:timers/promises';
+import { request } from './request.ts';
 import type { Visit, Visitor } from './visit.ts';
 
 interface ErrorBody {
@@ -15,13 +16,11 @@ async function post(
   body: object,
   signal?: AbortSignal,
 ): Promise<string | null> {
-  const headers = { 'content-type': 'application/json' };
-  const init = { method: 'POST', headers, body: JSON.stringify(body), ...(signal === undefined ? {} : { signal }) };
-  const answer = await fetch(`${visitor.url}${path}`, init);
-  const text = await answer.text();
-  if (answer.ok) return text;
+  const options = { body: JSON.stringify(body), ...(signal === undefined ? {} : { signal }) };
+  const { status, text } = await request(`${visitor.url}${path}`, options);
+  if (status === 200) return text;
   const { error } = JSON.parse(text) as ErrorBody;
-  visitor.ledger.code(kind, error?.code ?? `status ${answer.status}`, error?.message ?? text);
+  visitor.ledger.code(kind, error?.code ?? `status ${status}`, error?.message ?? text);
   return null;
 }
 
@@ -73,10 +72,8 @@ export const httpVisits: Readonly<Record<string, Visit>> = {
       visitor.ledger.end('http');
     }
     for (const id of ids) {
-      const read = await fetch(`${visitor.url}/v1/responses/${id}`);
-      await read.arrayBuffer();
-      const gone = await fetch(`${visitor.url}/v1/responses/${id}`, { method: 'DELETE' });
-      await gone.arrayBuffer();
+      const read = await request(`${visitor.url}/v1/responses/${id}`);
+      await request(`${visitor.url}/v1/responses/${id}`, { method: 'DELETE' });
       // Memory for ended responses is bounded: an early one may be gone by itself.
       if (read.status !== 200 && read.status !== 404) visitor.ledger.wrong(`responses: reading gave ${read.status}`);
     }
@@ -93,10 +90,8 @@ export const httpVisits: Readonly<Record<string, Visit>> = {
 
   async badBody(visitor) {
     const bodies = ['{', '[]', '{"messages":[]}', '{"messages":"x"}', `{"messages":[{"role":"user","content":7}]}`];
-    const headers = { 'content-type': 'application/json' };
     const body = bodies[visitor.pick(bodies.length)]!;
-    const answer = await fetch(`${visitor.url}/v1/chat/completions`, { method: 'POST', headers, body });
-    await answer.arrayBuffer();
+    const answer = await request(`${visitor.url}/v1/chat/completions`, { body });
     if (answer.status !== 400) visitor.ledger.wrong(`badBody: ${body} gave ${answer.status}`);
   },
 };

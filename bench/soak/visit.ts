@@ -12,7 +12,7 @@ const WORDS = 'river stone 月亮 garden letter music 🙂 bread silver market i
   ' ',
 );
 const CLASSES: readonly LatencyClass[] = ['voice', 'ide', 'chat', 'batch'];
-/** A tenth of the bandwidth of patience: how soon a cut client comes back, milliseconds. */
+/** How soon a cut client comes back, milliseconds. */
 const RETRY_MS = 20;
 
 export class Visitor {

@@ -2,6 +2,7 @@
 // how fast memory grew after warm-up, and what is still held when nobody asks for anything any more.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Metrics } from '../server-process.ts';
+import { request } from './request.ts';
 
 export interface Minute {
   /** Ended responses. */
@@ -36,8 +37,11 @@ export class Watch {
     this.#minuteMs = minuteMs;
     this.#onMinute = onMinute;
     this.#done = this.#run();
+    // Told by `stop`.
+    this.#done.catch(() => undefined);
   }
 
+  /** Rejects when the server could not be asked. */
   async stop(): Promise<void> {
     this.#isOver = true;
     await this.#done;
@@ -110,5 +114,5 @@ export async function leftovers(url: string, timeoutMs: number): Promise<Map<str
 }
 
 export async function readMetrics(url: string): Promise<Metrics> {
-  return new Metrics(await (await fetch(`${url}/metrics`)).text());
+  return new Metrics((await request(`${url}/metrics`)).text);
 }
