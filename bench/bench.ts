@@ -34,6 +34,7 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
   fair: {
     question: 'at twice the capacity: what does each tenant get, how long does each class wait, how late is voice?',
     load: () => import('./fair.ts'),
+  },
   turns: {
     question: 'what does a later turn cost beside its new tokens alone, and is a shared system prompt computed once?',
     load: () => import('./turns.ts'),

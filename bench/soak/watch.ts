@@ -18,6 +18,8 @@ export interface Minute {
 }
 
 const SAMPLE_MS = 1000;
+/** Ended responses are kept for ten minutes: before that, more of them is no leak. */
+const WARM_UP_MINUTES = 12;
 const MIB = 2 ** 20;
 /** What must be back at zero, and for how long before it counts: gauges of the engine are 100 ms old at most. */
 const INVENTORY = ['requests_running', 'requests_waiting', 'responses_live', 'sessions', 'connections'] as const;
@@ -47,9 +49,10 @@ export class Watch {
     await this.#done;
   }
 
-  /** Growth per minute after the first third, by least squares, MiB. NaN with fewer than three minutes left. */
+  /** Growth per minute after warm-up, by least squares, MiB. NaN with fewer than three minutes left. */
   slope(name: 'resident' | 'heap' | 'external'): number {
-    const values = this.minutes.slice(Math.ceil(this.minutes.length / 3)).map((minute) => minute[name]);
+    const warm = Math.max(WARM_UP_MINUTES, Math.ceil(this.minutes.length / 3));
+    const values = this.minutes.slice(warm).map((minute) => minute[name]);
     if (values.length < 3) return NaN;
     const middle = (values.length - 1) / 2;
     const mean = values.reduce((a, b) => a + b, 0) / values.length;
