@@ -1,5 +1,6 @@
 // Bench `decode`: milliseconds per step and tokens per second of the bare loop, by layout, batch size and context.
 // Configurations take turns in every round, so that a busy machine treats them alike; the median round counts.
+import { kvTypes, type KvType } from '../workers/messages.ts';
 import { compileModel } from '../workers/model/compile.ts';
 import { BareLoop } from './bare/bare-loop.ts';
 import type { Bench } from './bench.ts';
@@ -11,6 +12,7 @@ import { median } from './statistics.ts';
 
 interface Case {
   layout: string;
+  kv: KvType;
   loop: BareLoop;
   batch: number;
   rates: number[];
@@ -30,26 +32,28 @@ export const bench: Bench = {
       fallback: '1x1,2x1,1x2,1x2s',
       meaning: 'workers x threads, comma-separated; s: threads spin',
     },
+    kv: { kind: 'text', fallback: 'float32', meaning: 'KV memory, comma-separated: float32, int8' },
     rounds: { kind: 'integer', fallback: '5', meaning: 'interleaved rounds' },
     ms: { kind: 'integer', fallback: '150', meaning: 'time of one case in one round' },
     cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
   },
   async run(flags, report) {
     const cacheDir = flags.text('cache');
-    const model = await compileModel({ model: flags.text('model'), cacheDir, maxContext: MAX_CONTEXT });
     const prompts = new Prompts(flags.text('model'), flags.integer('seed'));
     const batches = flags.list('batches');
     const rows = Math.max(...batches);
     const cases: Case[] = [];
     const loops: BareLoop[] = [];
-    for (const layout of flags.text('layouts').split(',')) {
+    for (const [kv, layout] of variants(flags.text('kv'), flags.text('layouts'))) {
+      const choice = { type: kv, memoryBytes: 0 };
+      const model = await compileModel({ model: flags.text('model'), cacheDir, maxContext: MAX_CONTEXT, kv: choice });
       if (!/^[1-9]x[1-9]s?$/.test(layout))
         throw new UsageError(`--layouts holds "${layout}", nothing like 2x1 or 1x2s`);
       const [workers = 0, threads = 0] = layout.split('x').map((part) => Number.parseInt(part, 10));
       const spin = layout.endsWith('s');
       const loop = await BareLoop.open({ model, workers, threads, spin, rows, maxLen: model.shape.maxPositions });
       loops.push(loop);
-      for (const batch of batches) if (batch >= workers) cases.push({ layout, loop, batch, rates: [], stepMs: [] });
+      for (const batch of batches) if (batch >= workers) cases.push({ layout, kv, loop, batch, rates: [], stepMs: [] });
     }
     for (const context of flags.list('contexts')) {
       const ids = prompts.encode(prompts.next(context + 1));
@@ -60,6 +64,14 @@ export const bench: Bench = {
     for (const loop of loops) await loop.close();
   },
 };
+
+function variants(kvList: string, layouts: string): [KvType, string][] {
+  return kvList.split(',').flatMap((name) => {
+    const kv = kvTypes.find((each) => each === name);
+    if (kv === undefined) throw new UsageError(`--kv holds "${name}", which is none of ${kvTypes.join(', ')}`);
+    return layouts.split(',').map((layout): [KvType, string] => [kv, layout]);
+  });
+}
 
 async function measure(cases: readonly Case[], ids: number[], rounds: number, ms: number): Promise<void> {
   for (let round = 0; round <= rounds; round++) {
@@ -78,7 +90,7 @@ async function measure(cases: readonly Case[], ids: number[], rounds: number, ms
 
 function publish(report: Report, cases: Case[], context: number): void {
   for (const one of cases) {
-    const at = { layout: one.layout, batch: one.batch, context };
+    const at = { layout: one.layout, kv: one.kv, batch: one.batch, context };
     report.add('step', median(one.stepMs), 'ms', at);
     report.add('decode', median(one.rates), 'tokens/s', at);
     one.rates = [];
