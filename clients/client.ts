@@ -8,6 +8,7 @@ import type {
   CreateOptions,
   LaneOptions,
   ModelInfo,
+  ResumeOptions,
   ServerMessage,
   SessionInfo,
   ViewOptions,
@@ -62,7 +63,7 @@ export interface ClientCreateOptions extends Omit<CreateOptions, 'session' | 'su
 }
 
 /** How to watch a response that was begun elsewhere. */
-export type WatchResponseOptions = ViewOptions & ResponseListeners;
+export type WatchResponseOptions = Pick<ResumeOptions, keyof ViewOptions | 'logprobs'> & ResponseListeners;
 
 interface PendingRequest {
   resolve(message: ServerMessage): void;
@@ -172,8 +173,8 @@ export class Client {
 
   /** One answer to `messages`, without a session. */
   create(options: ClientCreateOptions): ResponseStream {
-    const { signal, onToolCall: _, onState, supersede, offsets, sentences, states, ...create } = options;
-    const view = viewOf({ offsets, sentences, states, onState });
+    const { signal, onToolCall: _, onState, supersede, offsets, sentences, states, logprobs, ...create } = options;
+    const view = viewOf({ offsets, sentences, states, logprobs, onState });
     const watch = this.#watches.begin({ view, signal, supersede });
     const { response } = watch;
     listen(response, options);
@@ -199,7 +200,8 @@ export class Client {
   ): ResponseStream {
     const { response: id, epoch = '', lastSeq = 0 } = from;
     const { onState, offsets, sentences, states, signal } = options;
-    const view = { ...viewOf({ offsets, sentences, states, onState }), offsets: true };
+    const logprobs = options.logprobs ? 0 : undefined;
+    const view = { ...viewOf({ offsets, sentences, states, logprobs, onState }), offsets: true };
     const watch = this.#watches.begin({ view, signal, from: { response: id, epoch, lastSeq } });
     listen(watch.response, options);
     const send = async (): Promise<void> => {

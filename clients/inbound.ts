@@ -65,11 +65,11 @@ function fits(value: unknown, kind: Kind): boolean {
 
 function isDelta(value: unknown): boolean {
   if (!Array.isArray(value)) return false;
-  const [handle, seq, text, offset, ends] = value as unknown[];
+  const [handle, seq, text, offset, ends, tokens] = value as unknown[];
   const isPlain = typeof handle === 'number' && typeof seq === 'number' && typeof text === 'string';
   const hasPlace = offset === undefined || offset === null || typeof offset === 'number';
   const hasEnds = ends === undefined || ends === null || (Array.isArray(ends) && ends.every(Number.isInteger));
-  return isPlain && hasPlace && hasEnds;
+  return isPlain && hasPlace && hasEnds && (tokens === undefined || tokens === null || Array.isArray(tokens));
 }
 
 /** Returns the message, null for an op this SDK does not know, or throws TypeError for a broken frame. */

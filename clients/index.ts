@@ -22,6 +22,8 @@ export type {
   ModelInfo,
   SessionInfo,
   Timings,
+  TokenAlternative,
+  TokenLogprob,
   ToolCall,
   ToolDefinition,
   Usage,

@@ -1,11 +1,12 @@
 // What a session sees of its client: its own lane, requests on it, and nothing else. client.ts makes one per session.
-import type { ClientMessage, CreateOptions, ServerMessage, ViewOptions } from '../protocol/messages.ts';
+import type { ClientMessage, CreateOptions, ServerMessage } from '../protocol/messages.ts';
 import type { ResponseStream } from './response.ts';
 import type { ClientSessionOptions, Session } from './session.ts';
+import type { View } from './send-options.ts';
 import type { Supersede } from './watch.ts';
 
 export interface StartOptions {
-  view: ViewOptions;
+  view: View;
   supersede: Supersede | undefined;
   signal: AbortSignal | undefined;
   /** Called when the server has accepted the create. */

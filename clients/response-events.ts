@@ -1,5 +1,13 @@
 // What a response tells beside its text, as types: its events, its states, the sentences in it. Public.
-import type { FinishReason, LiveState, StateDetail, Timings, ToolCall, Usage } from '../protocol/messages.ts';
+import type {
+  FinishReason,
+  LiveState,
+  StateDetail,
+  Timings,
+  TokenLogprob,
+  ToolCall,
+  Usage,
+} from '../protocol/messages.ts';
 
 /** Why an answer ended as `cancelled`. */
 export type CancelCause =
@@ -33,6 +41,8 @@ export type ResponseEvent =
       offset: number;
       /** Offsets before which sentences end, certain from now on; only with option `sentences`. */
       sentenceEnds: readonly number[];
+      /** Tokens that became certain, with their log-probabilities; only with option `logprobs`. */
+      tokens?: readonly TokenLogprob[];
     }
   | { type: 'toolBegin'; seq: number; index: number; id: string; name: string }
   | { type: 'toolDelta'; seq: number; index: number; text: string }

@@ -1,7 +1,15 @@
 // One answer as the caller sees it: an async iterable of text, typed events, a `finished` promise and `cancel()`.
 // watches.ts feeds it through the `ResponseFeed` that the constructor hands out, over as many connections as it takes;
 // each event counts once, by its seq, and the answer ends exactly once, in `#settle`.
-import type { FinishReason, LiveState, StateDetail, Timings, ToolCall, Usage } from '../protocol/messages.ts';
+import type {
+  FinishReason,
+  LiveState,
+  StateDetail,
+  Timings,
+  TokenLogprob,
+  ToolCall,
+  Usage,
+} from '../protocol/messages.ts';
 import type { ResponsePosition } from './errors.ts';
 import { Pace } from './pace.ts';
 import { sentencesOf } from './response-events.ts';
@@ -23,7 +31,13 @@ export interface ResponseFeed {
   cut(): void;
   resumed(): void;
   state(state: LiveState, detail: StateDetail): void;
-  text(seq: number, text: string, offset?: number, sentenceEnds?: readonly number[]): void;
+  text(
+    seq: number,
+    text: string,
+    offset?: number,
+    sentenceEnds?: readonly number[],
+    tokens?: readonly TokenLogprob[],
+  ): void;
   toolBegin(seq: number, index: number, callId: string, name: string): void;
   toolDelta(seq: number, index: number, text: string): void;
   toolEnd(seq: number, index: number): void;
@@ -59,6 +73,7 @@ export class ResponseStream implements AsyncIterable<string> {
   /** Offset of the first character of `#text` in the answer; above 0 only when watched from its middle. */
   #base = 0;
   #sentenceEnds: number[] = [];
+  readonly #tokens: TokenLogprob[] = [];
   #id: string | null = null;
   #session: string | null = null;
   #epoch = '';
@@ -263,7 +278,8 @@ export class ResponseStream implements AsyncIterable<string> {
     const seq = this.#lastSeq;
     const past: ResponseEvent[] = [];
     if (this.#text !== '') {
-      past.push({ type: 'text', seq, text: this.#text, offset: this.#base, sentenceEnds: this.#sentenceEnds.slice() });
+      const place = { offset: this.#base, sentenceEnds: this.#sentenceEnds.slice() };
+      past.push({ type: 'text', seq, text: this.#text, ...place, ...withTokens(this.#tokens.slice()) });
     }
     for (const [index, call] of this.#toolCalls.entries()) {
       past.push({ type: 'toolBegin', seq, index, id: call.id, name: call.name });
@@ -293,13 +309,15 @@ export class ResponseStream implements AsyncIterable<string> {
       replaced: (isReplaced) => {
         this.#isReplaced = isReplaced;
       },
-      text: (seq, text, offset, sentenceEnds = []) => {
+      text: (seq, text, offset, sentenceEnds = [], tokens = []) => {
         if (!this.#isNew(seq)) return;
         if (this.#text === '' && offset !== undefined) this.#base = offset;
-        const event = { type: 'text' as const, seq, text, offset: this.#base + this.#text.length, sentenceEnds };
+        const place = { offset: this.#base + this.#text.length, sentenceEnds, ...withTokens(tokens) };
+        const event = { type: 'text' as const, seq, text, ...place };
         if (text !== '') this.#firstTextAtMs ??= performance.now();
         this.#text += text;
         this.#sentenceEnds.push(...sentenceEnds);
+        this.#tokens.push(...tokens);
         this.#arrived(event);
       },
       toolBegin: (seq, index, id, name) => {
@@ -381,4 +399,9 @@ export class ResponseStream implements AsyncIterable<string> {
     this.#waiters = [];
     for (const wake of waiters) wake();
   }
+}
+
+/** Absent where log-probabilities were not asked for. */
+function withTokens(tokens: readonly TokenLogprob[]): { tokens?: readonly TokenLogprob[] } {
+  return tokens.length === 0 ? {} : { tokens };
 }

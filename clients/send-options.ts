@@ -17,6 +17,8 @@ export interface ResponseListeners {
 
 /** Sampling for this answer alone, and how to run it. */
 export interface SendOptions extends Partial<SamplingParams>, ViewOptions, ResponseListeners {
+  /** Text events carry the tokens' log-probabilities, each with so many alternatives (0 to 20). */
+  logprobs?: number;
   tools?: ToolDefinition[];
   truncation?: 'auto' | 'error';
   /** Milliseconds after which the answer is of no use. */
@@ -30,17 +32,22 @@ export interface SendOptions extends Partial<SamplingParams>, ViewOptions, Respo
   supersede?: Supersede;
 }
 
+/** What a handle's frames are to carry; `logprobs` is a number in Create and then simply `true` in Resume. */
+export type View = ViewOptions & { logprobs?: number };
+
 /** The view options that the server is to know; a listener of states asks for them. */
 export function viewOf(options: {
   offsets: boolean | undefined;
   sentences: boolean | undefined;
   states: boolean | undefined;
+  logprobs: number | undefined;
   onState: ResponseListeners['onState'] | undefined;
-}): ViewOptions {
-  const view: ViewOptions = {};
+}): View {
+  const view: View = {};
   if (options.offsets !== undefined) view.offsets = options.offsets;
   if (options.sentences !== undefined) view.sentences = options.sentences;
   if (options.states ?? options.onState !== undefined) view.states = true;
+  if (options.logprobs !== undefined) view.logprobs = options.logprobs;
   return view;
 }
 

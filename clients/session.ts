@@ -120,7 +120,7 @@ export class Session {
    * this session runs, the server keeps it waiting (at most four, then `session_busy`).
    */
   send(input: string | ChatMessage[], options: SendOptions = {}): ResponseStream {
-    const { signal, onToolCall: _, onState, supersede, offsets, sentences, states, ...rest } = options;
+    const { signal, onToolCall: _, onState, supersede, offsets, sentences, states, logprobs, ...rest } = options;
     const { tools, truncation, deadlineMs, class: latencyClass, ...sampling } = rest;
     const messages: ChatMessage[] = typeof input === 'string' ? [{ role: 'user', content: input }] : input;
     const create: CreateOptions = { messages };
@@ -137,7 +137,7 @@ export class Session {
       {
         supersede,
         signal,
-        view: viewOf({ offsets, sentences, states, onState }),
+        view: viewOf({ offsets, sentences, states, logprobs, onState }),
         onCreated: () => {
           const isOurs = supersede instanceof ResponseStream;
           const isKnown = isOurs

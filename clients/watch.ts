@@ -1,10 +1,11 @@
 // One response as the client follows it over connections: its create, where it is, what is still to be heard of it.
 // Types and errors of watches.ts and replacements.ts, which alone look inside.
 import { ServiceError } from '../protocol/errors.ts';
-import type { ClientMessage, CreateOptions, ViewOptions } from '../protocol/messages.ts';
+import type { ClientMessage, CreateOptions } from '../protocol/messages.ts';
 import { ConnectionLostError } from './errors.ts';
 import type { ResponsePosition } from './errors.ts';
 import type { ResponseFeed, ResponseStream } from './response.ts';
+import type { View } from './send-options.ts';
 
 /** What a create replaces: what runs on its lane, an answer of this client, or a response by its id. */
 export type Supersede = 'lane' | ResponseStream | string;
@@ -41,7 +42,7 @@ export interface Watch {
   readonly owner: object | null;
   readonly response: ResponseStream;
   readonly feed: ResponseFeed;
-  readonly view: ViewOptions;
+  readonly view: View;
   lane: number;
   place: Place;
   /** The create as it was sent; null before, and for a response found by its position. */
@@ -58,7 +59,7 @@ export interface Watch {
 
 export interface WatchOptions {
   owner?: object;
-  view?: ViewOptions;
+  view?: View;
   signal?: AbortSignal | undefined;
   supersede?: Supersede | undefined;
   /** Go on from there instead of creating. */

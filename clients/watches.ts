@@ -5,7 +5,7 @@
 import { errorFromWire } from '../protocol/errors.ts';
 import type { ServiceError } from '../protocol/errors.ts';
 import { Op } from '../protocol/messages.ts';
-import type { CreateOptions, ServerMessage } from '../protocol/messages.ts';
+import type { CreateOptions, ResumeOptions, ServerMessage } from '../protocol/messages.ts';
 import { Acks } from './acks.ts';
 import { ConnectionLostError } from './errors.ts';
 import { randomId } from './random-id.ts';
@@ -162,8 +162,8 @@ export class Watches {
   receive(message: ServerMessage): void {
     switch (message[0]) {
       case Op.Deltas:
-        for (const [handle, seq, text, offset, ends] of message[2]) {
-          this.#live.get(handle)?.feed.text(seq, text, offset ?? undefined, ends ?? undefined);
+        for (const [handle, seq, text, offset, ends, tokens] of message[2]) {
+          this.#live.get(handle)?.feed.text(seq, text, offset ?? undefined, ends ?? undefined, tokens ?? undefined);
         }
         return;
       case Op.ToolBegin:
@@ -319,7 +319,9 @@ export class Watches {
     watch.place = { kind: 'asked', requestId };
     // From the first event on any log will do.
     const epoch = from === 0 || position.epoch === '' ? {} : { epoch: position.epoch };
-    const options = { response: position.response, ...epoch, lastSeq: from, ...watch.view };
+    const { logprobs, ...view } = watch.view;
+    const options: ResumeOptions = { response: position.response, ...epoch, lastSeq: from, ...view };
+    if (logprobs !== undefined) options.logprobs = true;
     this.#host.send([Op.Resume, this.#laneOr0(watch.lane), requestId, options]);
   }
 

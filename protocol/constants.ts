@@ -38,6 +38,8 @@ export const Limits = {
   logitBiasEntries: 1024,
   /** Answers to one prompt of a Chat Completions request (`n`). */
   choices: 8,
+  /** Alternatives told for each token of an answer with log-probabilities. */
+  topLogprobs: 20,
   /** Requests of one session waiting behind the running one; one more is `session_busy`. */
   queuedPerSession: 4,
   /** Largest page of a history; one message alone may be larger. */

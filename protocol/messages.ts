@@ -75,6 +75,15 @@ export interface ChatMessage {
   toolCallId?: string;
 }
 
+/**
+ * A token and its natural log-probability; -9999 stands for what is practically impossible. `bytes` is null for tokens
+ * that are no text (special tokens); a token that is no whole characters is written as \xNN.
+ */
+export type TokenAlternative = [token: string, logprob: number, bytes: number[] | null];
+
+/** A token of the answer, and the likeliest tokens in its place, best first: as many as were asked for. */
+export type TokenLogprob = [token: string, logprob: number, bytes: number[] | null, top: TokenAlternative[]];
+
 export interface Usage {
   promptTokens: number;
   /** Part of promptTokens whose KV was reused. */
@@ -159,6 +168,8 @@ export interface ViewOptions {
 }
 
 export interface ResumeOptions extends ViewOptions {
+  /** Deltas carry the tokens' log-probabilities, where the response was created with them; includes `offsets`. */
+  logprobs?: boolean;
   response: string;
   /** The log that lastSeq counts in, as Created or Resumed gave it. May be absent when lastSeq is 0. */
   epoch?: string;
@@ -174,6 +185,8 @@ export interface CreateOptions extends ViewOptions {
   model?: string;
   tools?: ToolDefinition[];
   sampling?: Partial<SamplingParams>;
+  /** Deltas carry the tokens' log-probabilities, each with so many alternatives (0 to 20); includes `offsets`. */
+  logprobs?: number;
   class?: LatencyClass;
   truncation?: 'auto' | 'error';
   /** Milliseconds from arrival after which the answer is of no use. */
@@ -204,10 +217,18 @@ export type ClientMessage =
   | [op: typeof Op.Resume, lane: number, requestId: string, options: ResumeOptions];
 
 /**
- * `offset` of the text's first character and `ends` of the sentences that became certain with it, on request.
- * Offsets count UTF-16 code units of the response's text from 0.
+ * `offset` of the text's first character, `ends` of the sentences that became certain with it, and `tokens` that became
+ * certain with it, on request. Offsets count UTF-16 code units of the response's text from 0. A token may come after its
+ * text; the bytes of all tokens joined are those of the whole text.
  */
-export type Delta = [handle: number, seq: number, text: string, offset?: number, ends?: number[]];
+export type Delta = [
+  handle: number,
+  seq: number,
+  text: string,
+  offset?: number,
+  ends?: number[],
+  tokens?: TokenLogprob[],
+];
 
 export type LiveState = 'queued' | 'prefilling' | 'running' | 'parked';
 

@@ -175,6 +175,7 @@ const parseResumeShape = object<ResumeOptions>({
   response: required(id),
   epoch: optional(id),
   lastSeq: required(integer(0, Number.MAX_SAFE_INTEGER)),
+  logprobs: optional(boolean),
   ...viewFields,
 });
 
@@ -191,6 +192,7 @@ const parseCreateShape = object<CreateOptions>({
   model: optional(modelId),
   tools: optional(parseTools),
   sampling: optional(parseSampling),
+  logprobs: optional(integer(0, Limits.topLogprobs)),
   class: optional(parseClass),
   truncation: optional(truncation),
   deadlineMs: optional(integer(1, MAX_DEADLINE_MS)),

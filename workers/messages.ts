@@ -1,6 +1,6 @@
 // What crosses the thread between src and the workers: requests in, one StepOutput per step out.
 // The only file of this folder that src may import.
-import type { ChatMessage, LatencyClass, ModelInfo, ToolDefinition } from '../protocol/messages.ts';
+import type { ChatMessage, LatencyClass, ModelInfo, TokenLogprob, ToolDefinition } from '../protocol/messages.ts';
 import type { ErrorCode } from '../protocol/errors.ts';
 import type { SamplingParams } from '../protocol/sampling.ts';
 import type { MessagePort } from 'node:worker_threads';
@@ -112,6 +112,8 @@ export interface EngineRequest {
   /** Parse calls of these functions out of the answer; empty: none. */
   toolNames: string[];
   sampling: SamplingParams;
+  /** Tell each token's log-probability, with those of so many alternatives; null: no. */
+  logprobs: number | null;
   /** Number among the choices of one prompt, from 0: it goes into the seed of those after the first. */
   choice: number;
   /** Further choices: the prompt is computed once, and they go on from its KV. All else is as above. */
@@ -145,6 +147,8 @@ export const Ev = {
   ToolEnd: 7,
   /** a = index in endReasons, b = '' or "code: message" of a ServiceError. The last event of an id. */
   End: 8,
+  /** a = index in StepOutput.logprobs: tokens of the text in the id's next Token or Text, or of earlier text. */
+  Logprobs: 9,
 } as const;
 
 export const endReasons = ['stop', 'length', 'tool_calls', 'cancelled', 'error'] as const;
@@ -160,6 +164,8 @@ export interface StepOutput {
   order: number;
   /** Flat: kind, id, a, b, kind, id, a, b, … */
   events: (number | string)[];
+  /** What Logprobs events refer to; absent without any. */
+  logprobs?: TokenLogprob[][];
   /** When the newest token was sampled, epoch milliseconds with fraction (performance.timeOrigin + now()). */
   sampledAtMs: number;
   stats: StepStats;

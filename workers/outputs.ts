@@ -3,6 +3,7 @@
 import { Ev, endReasons } from './messages.ts';
 import type { EndReason, StepOutput, StepStats } from './messages.ts';
 import type { ErrorCode } from '../protocol/errors.ts';
+import type { TokenLogprob } from '../protocol/messages.ts';
 import type { AnswerSink } from './text/answer-stream.ts';
 
 const noStats = (): StepStats => ({
@@ -19,6 +20,7 @@ const noStats = (): StepStats => ({
 export class Outputs implements AnswerSink {
   stats: StepStats = noStats();
   #events: (number | string)[] = [];
+  #logprobs: TokenLogprob[][] = [];
   #sampledAtMs = 0;
   #isUrgent = false;
   #id = 0;
@@ -74,6 +76,11 @@ export class Outputs implements AnswerSink {
     } else this.#events.push(Ev.Text, this.#id, 0, text);
   }
 
+  logprobs(tokens: TokenLogprob[]): void {
+    if (tokens.length === 0) return;
+    this.#events.push(Ev.Logprobs, this.#id, this.#logprobs.push(tokens) - 1, '');
+  }
+
   toolBegin(index: number, name: string): void {
     this.endToken();
     this.#events.push(Ev.ToolBegin, this.#id, index, name);
@@ -101,9 +108,16 @@ export class Outputs implements AnswerSink {
   /** The step's message; the collector is empty afterwards. */
   take(): Omit<StepOutput, 'order'> {
     const { stats } = this;
-    const output = { op: 'step' as const, events: this.#events, sampledAtMs: this.#sampledAtMs, stats };
+    const output: Omit<StepOutput, 'order'> = {
+      op: 'step',
+      events: this.#events,
+      sampledAtMs: this.#sampledAtMs,
+      stats,
+    };
+    if (this.#logprobs.length > 0) output.logprobs = this.#logprobs;
     this.#events = [];
     this.#isUrgent = false;
+    this.#logprobs = [];
     this.stats = noStats();
     return output;
   }

@@ -1,8 +1,10 @@
 // One request inside the engine: its growing token list, its text pipeline and its sampler. It lives in exactly one
 // worker at a time and moves between workers as plain data (`SequenceState`).
 import { isUrgent } from '../protocol/messages.ts';
+import type { TokenAlternative, TokenLogprob } from '../protocol/messages.ts';
 import type { EngineRequest } from './messages.ts';
 import type { Outputs } from './outputs.ts';
+import { likeliest, logSumExp } from './sampling/logprobs.ts';
 import { Sampler } from './sampling/sampler.ts';
 import type { TopRows } from './sampling/top-rows.ts';
 import { AnswerStream } from './text/answer-stream.ts';
@@ -47,6 +49,7 @@ export class Sequence {
   homeLength: number;
   /** Other choices of its prompt, which wait with it until that is computed; they have no home yet. */
   forks: Sequence[] = [];
+  readonly #context: SequenceContext;
   readonly #seed: number;
   readonly #answer: AnswerStream;
   readonly #sampler: Sampler;
@@ -58,6 +61,7 @@ export class Sequence {
   /** A new sequence has no `answer` state yet. */
   constructor(state: Omit<SequenceState, 'answer'> & { answer?: AnswerState }, context: SequenceContext) {
     const { text, vocabSize, maxLen } = context;
+    this.#context = context;
     const { meta, ids, numPrompt, seed } = state;
     this.meta = meta;
     this.#isUrgent = isUrgent(meta.class);
@@ -67,7 +71,8 @@ export class Sequence {
     this.homeLength = state.homeLength;
     this.#seed = seed;
     const parseTools = meta.toolNames.length > 0;
-    const options = { stop: meta.sampling.stop, parseTools, toolNames: meta.toolNames };
+    const withLogprobs = meta.logprobs !== null;
+    const options = { stop: meta.sampling.stop, parseTools, toolNames: meta.toolNames, withLogprobs };
     this.#answer = new AnswerStream(text, options, state.answer);
     this.#sampler = new Sampler(meta.sampling, seed, vocabSize, ids.slice(0, numPrompt), ids.slice(numPrompt));
     this.#eos = text.eosTokenIds;
@@ -107,7 +112,8 @@ export class Sequence {
       this.#answer.finish(out);
       return this.#answer.numToolCalls > 0 ? 'tool_calls' : 'stop';
     }
-    const stopped = this.#answer.push(token, out);
+    const logprob = this.meta.logprobs === null ? undefined : this.#logprobOf(token, logits, offset);
+    const stopped = this.#answer.push(token, out, logprob);
     out.endToken();
     if (stopped) {
       this.#answer.finish(out);
@@ -116,6 +122,18 @@ export class Sequence {
     if (this.numGenerated < this.#maxTokens) return null;
     this.#answer.finish(out, true);
     return this.#answer.numToolCalls > 0 ? 'tool_calls' : 'length';
+  }
+
+  #logprobOf(token: number, logits: Float32Array, offset: number): TokenLogprob {
+    const { text, vocabSize } = this.#context;
+    const lse = logSumExp(logits, offset, vocabSize);
+    const { logprob, ids, logprobs } = likeliest(logits, offset, vocabSize, lse, token, this.meta.logprobs ?? 0);
+    const top = ids.map((id, index): TokenAlternative => {
+      const [name, bytes] = text.tokenName(id);
+      return [name, logprobs[index]!, bytes];
+    });
+    const [name, bytes] = text.tokenName(token);
+    return [name, logprob, bytes, top];
   }
 
   /** Releases text still held back, for an end that no token brought about. */

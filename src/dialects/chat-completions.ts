@@ -3,7 +3,7 @@
 // finish_reason null, the first carries the role, the finishing one an empty delta, `[DONE]` ends a complete stream.
 import { createHash } from 'node:crypto';
 import packageJson from '../../package.json' with { type: 'json' };
-import type { FinishReason } from '../../protocol/messages.ts';
+import type { FinishReason, TokenLogprob } from '../../protocol/messages.ts';
 import { parseJsonObject, readBody } from '../http/body.ts';
 import { errorBody } from '../http/errors.ts';
 import type { Exchange } from '../http/exchange.ts';
@@ -17,6 +17,7 @@ import type { Responses } from '../responses/registry.ts';
 import type { Response } from '../responses/response.ts';
 import { shuttingDown, type Services } from '../services.ts';
 import { parseChatRequest } from './chat-request.ts';
+import { tokenObjects } from './logprobs.ts';
 import { BUSY_RESPONSES, watchToEnd } from './watch.ts';
 
 export async function chatCompletions(exchange: Exchange, services: Services): Promise<void> {
@@ -34,6 +35,7 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
       ...hints,
       tools,
       sampling,
+      logprobs: request.logprobs,
       cancelsUnwatched: true,
       prompt: { kind: 'chat', messages, tools, history: null, truncation: 'error' },
     };
@@ -113,7 +115,7 @@ class ChunkRenderer implements StreamRenderer {
   #render({ event }: LogEntry): string {
     switch (event.kind) {
       case 'text':
-        return this.#chunk({ content: event.text });
+        return this.#chunk({ content: event.text }, null, event.logprobs);
       case 'toolBegin': {
         const call = { id: event.callId, type: 'function', function: { name: event.name, arguments: '' } };
         return this.#chunk({ tool_calls: [{ index: event.index, ...call }] });
@@ -132,10 +134,11 @@ class ChunkRenderer implements StreamRenderer {
     return end.error ? '' : this.#chunk({}, finishReason(end.reason));
   }
 
-  #chunk(delta: Record<string, unknown>, reason: string | null = null): string {
+  #chunk(delta: Record<string, unknown>, reason: string | null = null, tokens?: TokenLogprob[]): string {
+    const logprobs = tokens === undefined ? null : logprobsObject(tokens);
     return dataEvent({
       ...this.#head,
-      choices: [{ index: this.#index, delta, logprobs: null, finish_reason: reason }],
+      choices: [{ index: this.#index, delta, logprobs, finish_reason: reason }],
       ...(this.#includeUsage ? { usage: null } : {}),
     });
   }
@@ -168,7 +171,7 @@ function choiceObject(response: Response, index: number, end: EndEvent) {
       annotations: [],
       ...(calls.length > 0 ? { tool_calls: calls } : {}),
     },
-    logprobs: null,
+    logprobs: response.topLogprobs === null ? null : logprobsObject(response.log.logprobsBetween(0, response.log.head)),
     finish_reason: finishReason(end.reason),
   };
 }
@@ -198,6 +201,10 @@ function fingerprintOf(model: string): string {
 /** OpenAI has no word for an answer that somebody else stopped. */
 function finishReason(reason: FinishReason): string {
   return reason === 'cancelled' || reason === 'error' ? 'stop' : reason;
+}
+
+function logprobsObject(tokens: readonly TokenLogprob[]) {
+  return { content: tokenObjects(tokens), refusal: null };
 }
 
 /** The prompt counts once, whatever the number of choices. */

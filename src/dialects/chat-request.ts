@@ -18,6 +18,8 @@ export interface ChatRequest {
   includeUsage: boolean;
   /** Answers to the same prompt. */
   n: number;
+  /** Alternatives per token; undefined: no log-probabilities. */
+  logprobs: number | undefined;
 }
 
 /** Accepted without effect: they label a request, or name what happens anyway. The whole list; see the README. */
@@ -26,7 +28,6 @@ export const ignoredFields = ['user', 'metadata', 'prompt_cache_key', 'safety_id
 /** Accepted with these values only, which ask for what happens anyway. */
 const fixedFields: Record<string, readonly unknown[]> = {
   store: [false],
-  logprobs: [false],
   parallel_tool_calls: [true],
   service_tier: ['auto', 'default'],
 };
@@ -154,6 +155,7 @@ export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
     stream: false,
     includeUsage: false,
     n: 1,
+    logprobs: body.logprobs === true ? 0 : undefined,
   };
   let toolChoice: 'none' | 'auto' = 'auto';
   for (const [name, value] of Object.entries(body)) {
@@ -174,6 +176,13 @@ export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
         break;
       case 'n':
         request.n = integer(1, Limits.choices)(value, name);
+        break;
+      case 'logprobs':
+        boolean(value, name);
+        break;
+      case 'top_logprobs':
+        if (body.logprobs !== true) refuse(name, 'absent unless logprobs is true');
+        request.logprobs = integer(0, Limits.topLogprobs)(value, name);
         break;
       case 'stream':
         request.stream = boolean(value, name);

@@ -2,9 +2,11 @@
 // function of the log alone. Every event of the log becomes the same events with the same numbers in every rendering,
 // text is never merged, and numbers have no gaps; so `starting_after` works for any reader at any time.
 import type { StreamRenderer } from '../http/log-writer.ts';
+import type { TokenLogprob } from '../../protocol/messages.ts';
 import type { EndEvent, LogEvent } from '../responses/response-log.ts';
 import type { Response } from '../responses/response.ts';
 import { callItem, itemId, messageItem, openingObject, responseObject, restStatus } from './response-object.ts';
+import { tokenObjects, type TokenObject } from './logprobs.ts';
 import { outputText, type ItemStatus } from './response-items.ts';
 import { records } from './response-record.ts';
 
@@ -105,7 +107,7 @@ export class ResponseEventRenderer implements StreamRenderer {
   #render(event: LogEvent): void {
     switch (event.kind) {
       case 'text':
-        return this.#text(event.text);
+        return this.#text(event.text, event.logprobs);
       case 'toolBegin': {
         this.#closeMessage('completed', this.#seq - 1);
         const output_index = this.#numItems++;
@@ -131,7 +133,7 @@ export class ResponseEventRenderer implements StreamRenderer {
     }
   }
 
-  #text(delta: string): void {
+  #text(delta: string, tokens: TokenLogprob[] = []): void {
     if (this.#message === null) {
       const output_index = this.#numItems++;
       this.#message = { index: output_index, fromSeq: this.#seq - 1 };
@@ -140,7 +142,11 @@ export class ResponseEventRenderer implements StreamRenderer {
       this.#emit('response.content_part.added', () => ({ ...this.#place(output_index), part: outputText('') }));
     }
     const { index } = this.#message;
-    this.#emit('response.output_text.delta', () => ({ ...this.#place(index), delta, logprobs: [] }));
+    this.#emit('response.output_text.delta', () => ({
+      ...this.#place(index),
+      delta,
+      logprobs: tokenObjects(tokens),
+    }));
   }
 
   /** `toSeq` is the last event of the log before the one that closes it. */
@@ -149,11 +155,12 @@ export class ResponseEventRenderer implements StreamRenderer {
     const { index, fromSeq } = this.#message;
     this.#message = null;
     const text = this.#response.log.textBetween(fromSeq, toSeq);
-    this.#emit('response.output_text.done', () => ({ ...this.#place(index), text, logprobs: [] }));
-    this.#emit('response.content_part.done', () => ({ ...this.#place(index), part: outputText(text) }));
+    const logprobs = (): TokenObject[] => tokenObjects(this.#response.log.logprobsBetween(fromSeq, toSeq));
+    this.#emit('response.output_text.done', () => ({ ...this.#place(index), text, logprobs: logprobs() }));
+    this.#emit('response.content_part.done', () => ({ ...this.#place(index), part: outputText(text, logprobs()) }));
     this.#emit('response.output_item.done', () => ({
       output_index: index,
-      item: messageItem(this.#response, index, text, status),
+      item: messageItem(this.#response, index, text, status, logprobs()),
     }));
   }
 

@@ -7,6 +7,7 @@ import { list, map, matching, oneOf, refuse, string, type Check } from '../../pr
 import type { ChatMessage } from '../../protocol/messages.ts';
 import { TOOL_NAME } from '../../protocol/options.ts';
 import { onlyFields, unsupported } from './fields.ts';
+import type { TokenObject } from './logprobs.ts';
 
 export type ItemStatus = 'in_progress' | 'completed' | 'incomplete';
 
@@ -14,7 +15,7 @@ export interface OutputText {
   type: 'output_text';
   text: string;
   annotations: [];
-  logprobs: [];
+  logprobs: TokenObject[];
 }
 
 export interface MessageItem {
@@ -59,11 +60,17 @@ const prefixes: Record<Item['type'], string> = {
 
 const newId = (type: Item['type']): string => `${prefixes[type]}_${randomBytes(12).toString('hex')}`;
 
-export function outputText(value: string): OutputText {
-  return { type: 'output_text', text: value, annotations: [], logprobs: [] };
+export function outputText(value: string, logprobs: TokenObject[] = []): OutputText {
+  return { type: 'output_text', text: value, annotations: [], logprobs };
 }
 
-/** Our own answers carry empty lists, and clients send answers back as they came. */
+/** An answer as the conversation keeps it. */
+export function withoutLogprobs<T extends Item>(item: T): T {
+  if (item.type !== 'message') return item;
+  return { ...item, content: item.content.map((part) => (part.type === 'output_text' ? outputText(part.text) : part)) };
+}
+
+/** Our own answers carry an empty list, and clients send answers back as they came. */
 function emptyList(value: unknown, param: string): void {
   if (value !== undefined && value !== null && !(Array.isArray(value) && value.length === 0)) unsupported(param);
 }
@@ -76,7 +83,8 @@ const parsePart: Check<string> = (value, param) => {
   }
   onlyFields(part, param, ['type', 'text', 'annotations', 'logprobs']);
   emptyList(part.annotations, `${param}.annotations`);
-  emptyList(part.logprobs, `${param}.logprobs`);
+  // Of an answer that is sent back: of no use to the model, and not kept.
+  if (part.logprobs != null) list(map, 0, Infinity)(part.logprobs, `${param}.logprobs`);
   return text(part.text, `${param}.text`);
 };
 

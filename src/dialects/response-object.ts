@@ -4,7 +4,8 @@ import type { Usage } from '../../protocol/messages.ts';
 import type { ServiceError } from '../../protocol/errors.ts';
 import type { EndEvent } from '../responses/response-log.ts';
 import type { Response } from '../responses/response.ts';
-import { outputText, type CallItem, type ItemStatus, type MessageItem } from './response-items.ts';
+import { tokenObjects, type TokenObject } from './logprobs.ts';
+import { outputText, type CallItem, type ItemStatus, type MessageItem, type OutputText } from './response-items.ts';
 import { records } from './response-record.ts';
 
 export type ResponseStatus = 'queued' | 'in_progress' | 'completed' | 'incomplete' | 'failed' | 'cancelled';
@@ -16,8 +17,14 @@ export function itemId(kind: 'msg' | 'fc', response: Response, outputIndex: numb
   return `${kind}_${response.id.replace(/^resp_/, '')}_${outputIndex}`;
 }
 
-export function messageItem(response: Response, index: number, text: string | null, status: ItemStatus): MessageItem {
-  const content = text === null ? [] : [outputText(text)];
+export function messageItem(
+  response: Response,
+  index: number,
+  text: string | null,
+  status: ItemStatus,
+  logprobs: TokenObject[] = [],
+): MessageItem {
+  const content = text === null ? [] : [outputText(text, logprobs)];
   return { id: itemId('msg', response, index), type: 'message', status, role: 'assistant', content };
 }
 
@@ -47,7 +54,9 @@ export function outputItems(response: Response): OutputItem[] {
     switch (event.kind) {
       case 'text': {
         if (message === null) items.push((message = messageItem(response, items.length, '', 'in_progress')));
-        message.content[0]!.text += event.text;
+        const part = message.content[0]! as OutputText;
+        part.text += event.text;
+        if (event.logprobs !== undefined) part.logprobs.push(...tokenObjects(event.logprobs));
         break;
       }
       case 'toolBegin': {
@@ -144,7 +153,7 @@ function objectWith(response: Response, status: ResponseStatus, output: OutputIt
       parameters: parameters ?? null,
       strict: false,
     })),
-    top_logprobs: 0,
+    top_logprobs: response.topLogprobs ?? 0,
     top_p: sampling.topP,
     truncation: request?.truncation ?? 'disabled',
     usage: end === null ? null : usageObject(end.usage),

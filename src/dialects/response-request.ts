@@ -19,6 +19,8 @@ export interface ResponseRequest {
   tools: ToolDefinition[];
   toolChoice: 'none' | 'auto';
   sampling: SamplingParams;
+  /** Alternatives per token; undefined: no log-probabilities. */
+  logprobs: number | undefined;
   truncation: 'auto' | 'disabled';
   metadata: Record<string, string>;
   stream: boolean;
@@ -36,7 +38,6 @@ const samplingNames = { ...commonSampling, max_output_tokens: 'maxTokens' } as c
 const fixedFields: Record<string, readonly unknown[]> = {
   parallel_tool_calls: [true],
   service_tier: ['auto', 'default'],
-  top_logprobs: [0],
 };
 
 /** What POST /v1/responses/input_tokens takes; the rest has no bearing on the count. */
@@ -58,11 +59,15 @@ const label = string(0, 512);
 const modelId = string(1, 256);
 const METADATA_PAIRS = 16;
 
-/** `include` asks for parts that only exist where there is reasoning; there is none here. */
+const LOGPROBS = 'message.output_text.logprobs';
+
+/** What `include` may name. The second only exists where there is reasoning; there is none here. */
+const includable: readonly string[] = [LOGPROBS, 'reasoning.encrypted_content'];
+
 export const parseInclude: Check<string[]> = list(
   (value, param) => {
     if (typeof value !== 'string') return refuse(param, 'a string');
-    if (value !== 'reasoning.encrypted_content') unsupported(param, `"${value.slice(0, 64)}" is not supported`);
+    if (!includable.includes(value)) unsupported(param, `"${value.slice(0, 64)}" is not supported`);
     return value;
   },
   0,
@@ -154,6 +159,7 @@ function parseFields(body: Record<string, unknown>): ResponseRequest {
     tools: [],
     toolChoice: 'auto',
     sampling: parseSampling(body, samplingNames),
+    logprobs: undefined,
     truncation: 'disabled',
     metadata: {},
     stream: false,
@@ -217,8 +223,15 @@ function parseField(request: ResponseRequest, name: string, value: unknown, body
       request.safetyIdentifier = label(value, name);
       return;
     case 'include':
-      parseInclude(value, name);
+      if (parseInclude(value, name).includes(LOGPROBS)) request.logprobs ??= 0;
       return;
+    case 'top_logprobs': {
+      const count = integer(0, Limits.topLogprobs)(value, name);
+      const isIncluded = Array.isArray(body.include) && body.include.includes(LOGPROBS);
+      if (count > 0 && !isIncluded) refuse(name, `0 or absent unless include names "${LOGPROBS}"`);
+      if (isIncluded) request.logprobs = count;
+      return;
+    }
     case 'text':
       checkText(value);
       return;

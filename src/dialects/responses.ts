@@ -13,7 +13,7 @@ import type { Response } from '../responses/response.ts';
 import { shuttingDown, type Services } from '../services.ts';
 import type { PromptInput } from '../../workers/messages.ts';
 import { ResponseEventRenderer } from './response-events.ts';
-import { itemBytes, joinItems, toMessages, type Item } from './response-items.ts';
+import { itemBytes, joinItems, toMessages, withoutLogprobs, type Item } from './response-items.ts';
 import { outputItems, responseObject } from './response-object.ts';
 import { Conversation, records, type ResponseRecord } from './response-record.ts';
 import { parseResponseRequest, type ResponseRequest } from './response-request.ts';
@@ -105,6 +105,7 @@ function start(
     ...hints,
     tools: prompt.tools,
     sampling: request.sampling,
+    logprobs: request.logprobs,
     cancelsUnwatched: !request.background,
     isKept: request.store,
     onForgotten: () => conversation?.release(),
@@ -153,7 +154,9 @@ function continuable(services: Services, caller: Caller, id: string): { response
 
 /** The answer as the conversation goes on from it: calls that were cut off are left out, their arguments are no JSON. */
 function answered(response: Response): Item[] {
-  return outputItems(response).filter((item) => item.type === 'message' || item.status === 'completed');
+  return outputItems(response)
+    .filter((item) => item.type === 'message' || item.status === 'completed')
+    .map(withoutLogprobs);
 }
 
 /** Ids of prompt and answer: the engine reuses their KV memory as far as the new prompt agrees. */

@@ -93,9 +93,10 @@ export class EngineClient {
     if (this.#freeFlags.length < sinks.length) throw this.#waiting.full();
     this.#waiting.enter(tenant, sinks.length);
     const now = Date.now();
-    const { deadlineMs, ...rest } = options;
+    const { deadlineMs, logprobs = null, ...rest } = options;
     const common = {
       ...rest,
+      logprobs,
       weight: this.#queue.tenantWeights.get(tenant) ?? 1,
       queueDeadline: now + this.#queue.queueTimeoutMs,
       deadline: deadlineMs === undefined ? Infinity : now + deadlineMs,
@@ -169,7 +170,7 @@ export class EngineClient {
   }
 
   /** The only loop over step outputs: add per-token work of the main thread here, or in the sinks. */
-  #onStep({ events, sampledAtMs, stats }: StepOutput): void {
+  #onStep({ events, logprobs, sampledAtMs, stats }: StepOutput): void {
     for (let i = 0; i < events.length; i += 4) {
       const id = events[i + 1] as number;
       const active = this.#active.get(id);
@@ -202,6 +203,9 @@ export class EngineClient {
           break;
         case Ev.ToolEnd:
           sink.onToolEnd(a);
+          break;
+        case Ev.Logprobs:
+          sink.onLogprobs(logprobs![a]!);
           break;
         case Ev.End:
           this.#end(id, endReasons[a]!, b === '' ? null : this.#errorFromEvent(b));

@@ -1,5 +1,5 @@
 // What the main thread sees of an engine. `client.ts` implements Engine; `responses/` implements EngineSink.
-import type { LatencyClass, ModelInfo } from '../../protocol/messages.ts';
+import type { LatencyClass, ModelInfo, TokenLogprob } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import type { ServiceError } from '../../protocol/errors.ts';
 import type { EndReason, PromptInput } from '../../workers/messages.ts';
@@ -15,6 +15,8 @@ export interface EngineSink {
   onToken(tokenId: number, text: string, sampledAtMs: number): void;
   /** Text held back until the end (no token of its own). */
   onText(text: string): void;
+  /** Tokens of the text in the next call of onToken or onText, or of earlier text; only for requests that ask. */
+  onLogprobs(tokens: TokenLogprob[]): void;
   onToolBegin(index: number, name: string): void;
   onToolDelta(index: number, text: string): void;
   onToolEnd(index: number): void;
@@ -30,6 +32,8 @@ export interface SubmitOptions {
   /** Functions whose calls are parsed out of the answer; empty: none. */
   toolNames: string[];
   sampling: SamplingParams;
+  /** Tell each token's log-probability, with so many alternatives; absent: no. */
+  logprobs?: number | undefined;
   deadlineMs?: number;
 }
 

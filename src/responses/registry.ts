@@ -133,7 +133,8 @@ export class Responses {
    */
   createWith(engine: Engine, caller: Caller, options: CreateResponse, begin: (response: Response) => void): Response {
     this.#evict();
-    const { session, class: latencyClass, sampling, deadlineMs, conversation, cancelsUnwatched, extraBytes } = options;
+    const { session, class: latencyClass, sampling, logprobs, deadlineMs, conversation } = options;
+    const { cancelsUnwatched, extraBytes } = options;
     const response = new Response(
       engine,
       caller,
@@ -141,6 +142,7 @@ export class Responses {
         session,
         class: latencyClass,
         sampling,
+        logprobs,
         deadlineMs,
         toolNames: options.tools.map((tool) => tool.name),
         conversation,

@@ -2,7 +2,7 @@
 // sees live and what it reads again later cannot differ. It holds the text once and one end offset per event;
 // its owner (response.ts) appends, everybody else only reads. Bounded by the response's token limit.
 import { randomBytes } from 'node:crypto';
-import type { FinishReason, Timings, Usage } from '../../protocol/messages.ts';
+import type { FinishReason, Timings, TokenLogprob, Usage } from '../../protocol/messages.ts';
 import type { ServiceError } from '../../protocol/errors.ts';
 
 export interface EndEvent {
@@ -14,7 +14,8 @@ export interface EndEvent {
 }
 
 export type LogEvent =
-  | { kind: 'text'; text: string }
+  /** `logprobs`: tokens of this text, where the response has them; all of them joined are all of the text. */
+  | { kind: 'text'; text: string; logprobs?: TokenLogprob[] }
   | { kind: 'toolBegin'; index: number; callId: string; name: string }
   | { kind: 'toolDelta'; index: number; text: string }
   | { kind: 'toolEnd'; index: number }
@@ -30,6 +31,8 @@ export interface LogEntry {
 const FOLD_EVENTS = 512;
 /** Estimated overhead of an event that is not text. */
 const EVENT_BYTES = 96;
+/** Estimated memory of a token's log-probability. */
+const LOGPROB_BYTES = 160;
 
 export class ResponseLog {
   /** 64 random bits as 16 hex characters: tells this log from one of an earlier process. */
@@ -42,6 +45,8 @@ export class ResponseLog {
   #ends: number[] | Uint32Array = [];
   /** Events other than text, by seq. */
   readonly #others = new Map<number, Exclude<LogEvent, { kind: 'text' }>>();
+  /** By seq of the text event; empty unless log-probabilities were asked for. */
+  readonly #logprobs = new Map<number, TokenLogprob[]>();
   #otherBytes = 0;
 
   /** Sequence number of the last event; 0 when there is none. */
@@ -76,6 +81,10 @@ export class ResponseLog {
     if (!Array.isArray(this.#ends)) throw new Error('The log has ended');
     this.#ends.push(this.textLength + text.length);
     this.#pieces.push(text);
+    if (event.kind === 'text' && event.logprobs !== undefined) {
+      this.#logprobs.set(this.head, event.logprobs);
+      this.#otherBytes += event.logprobs.reduce((sum, [, , , top]) => sum + (1 + top.length) * LOGPROB_BYTES, 0);
+    }
     if (event.kind !== 'text') {
       this.#others.set(this.head, event);
       this.#otherBytes += EVENT_BYTES + (event.kind === 'toolDelta' ? event.text.length * 2 : 0);
@@ -98,6 +107,14 @@ export class ResponseLog {
     return this.#pieces.slice(fromSeq - this.#foldedSeq, to - this.#foldedSeq).join('');
   }
 
+  /** Log-probabilities of the tokens of the events after `fromSeq` up to and including `toSeq`. */
+  logprobsBetween(fromSeq: number, toSeq: number): TokenLogprob[] {
+    const tokens: TokenLogprob[] = [];
+    if (this.#logprobs.size === 0) return tokens;
+    for (let seq = fromSeq + 1; seq <= toSeq; seq++) tokens.push(...(this.#logprobs.get(seq) ?? []));
+    return tokens;
+  }
+
   /**
    * Events after `afterSeq`, covering at most `limit` sequence numbers. Consecutive text events come as one;
    * tool and end events are never merged.
@@ -107,7 +124,10 @@ export class ResponseLog {
     const entries: LogEntry[] = [];
     let textFrom = afterSeq;
     const flushText = (to: number): void => {
-      if (to > textFrom) entries.push({ seq: to, event: { kind: 'text', text: this.textBetween(textFrom, to) } });
+      if (to <= textFrom) return;
+      const event: LogEvent = { kind: 'text', text: this.textBetween(textFrom, to) };
+      if (this.#logprobs.size > 0) event.logprobs = this.logprobsBetween(textFrom, to);
+      entries.push({ seq: to, event });
     };
     if (this.#others.size > 0) {
       for (let seq = afterSeq + 1; seq <= last; seq++) {

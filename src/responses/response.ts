@@ -3,7 +3,7 @@
 // end event, so "finished twice" and "never finished" have one place to be looked for.
 import { randomBytes } from 'node:crypto';
 import { Limits } from '../../protocol/constants.ts';
-import type { LatencyClass, ToolCall, Timings, Usage } from '../../protocol/messages.ts';
+import type { LatencyClass, TokenLogprob, ToolCall, Timings, Usage } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { EndReason, PromptInput } from '../../workers/messages.ts';
@@ -43,6 +43,8 @@ export interface ResponseOptions {
   /** Functions whose calls are parsed out of the answer; empty: none. */
   toolNames: string[];
   sampling: SamplingParams;
+  /** Keep each token's log-probability, with so many alternatives (0 to 20); absent: none. */
+  logprobs?: number | undefined;
   /** Milliseconds from creation after which the answer is of no use. */
   deadlineMs?: number | undefined;
   /**
@@ -96,6 +98,8 @@ export class Response implements EngineSink {
   #resolveEnded!: (end: EndEvent) => void;
   #state: ResponseState;
   #requestId: number | null = null;
+  /** Tokens of text that has been or is about to be appended. */
+  #logprobs: TokenLogprob[] = [];
   #promptTokenIds: Int32Array | null = null;
   #promptTokens = 0;
   #cachedTokens = 0;
@@ -192,6 +196,11 @@ export class Response implements EngineSink {
     return this.#options.sampling;
   }
 
+  /** Alternatives kept for each token; null when log-probabilities were not asked for. */
+  get topLogprobs(): number | null {
+    return this.#options.logprobs ?? null;
+  }
+
   /** Its wait in the queue was over at some time; stays false when it ended there. */
   get wasAdmitted(): boolean {
     return this.#prefillAtMs !== null || this.#firstTokenAtMs !== null;
@@ -229,6 +238,7 @@ export class Response implements EngineSink {
         prompt,
         toolNames: this.#options.toolNames,
         sampling: this.#options.sampling,
+        logprobs: this.#options.logprobs,
         ...(leftMs === undefined ? {} : { deadlineMs: leftMs }),
       },
       choices,
@@ -352,15 +362,21 @@ export class Response implements EngineSink {
 
   onText(text: string): void {
     this.#assertLive();
-    if (text === '') return;
-    this.log.append({ kind: 'text', text });
+    if (text === '' && this.#logprobs.length === 0) return;
+    this.#appendText(text);
     this.#hooks.touched(this, false);
+  }
+
+  onLogprobs(tokens: TokenLogprob[]): void {
+    this.#assertLive();
+    this.#logprobs.push(...tokens);
   }
 
   onToolBegin(index: number, name: string): void {
     this.#assertLive();
     if (index !== this.toolCalls.length) throw new Error(`${this.id}: tool call ${index} begins out of order`);
     const callId = `call_${randomBytes(12).toString('hex')}`;
+    if (this.#logprobs.length > 0) this.#appendText('');
     this.toolCalls.push({ id: callId, name, arguments: '' });
     this.log.append({ kind: 'toolBegin', index, callId, name });
     this.#hooks.touched(this, false);
@@ -387,6 +403,16 @@ export class Response implements EngineSink {
     this.#end(reason, error, false);
   }
 
+  /** Tokens that were decided only after their text get an event without text. */
+  #appendText(text: string): void {
+    if (this.#logprobs.length === 0) {
+      this.log.append({ kind: 'text', text });
+      return;
+    }
+    this.log.append({ kind: 'text', text, logprobs: this.#logprobs });
+    this.#logprobs = [];
+  }
+
   #leastBehind(): number {
     if (this.#subscribers.size === 0) return 0;
     let least = Infinity;
@@ -406,6 +432,7 @@ export class Response implements EngineSink {
       error: failure,
     };
     this.#state = { kind: 'ended', sinceMs: endedAtMs, end };
+    if (this.#logprobs.length > 0) this.#appendText('');
     this.log.append(end);
     this.#hooks.touched(this, atOnce);
     this.#hooks.ended(this);

@@ -153,6 +153,7 @@ export class Sessions {
       session: session?.id ?? null,
       class: options.class ?? from.class,
       sampling: resolveSampling(session?.sampling, options.sampling),
+      logprobs: options.logprobs,
       deadlineMs: options.deadlineMs,
     };
     const replaced = options.supersede === undefined ? [] : (from.named?.(options.supersede) ?? []);

@@ -6,10 +6,10 @@ import { FLUSH_WINDOW_MS, Limits } from '../../protocol/constants.ts';
 import { encode } from '../../protocol/codec.ts';
 import { toWireError } from '../../protocol/errors.ts';
 import { isUrgent, Op } from '../../protocol/messages.ts';
-import type { Delta, LatencyClass, ServerMessage, StateDetail, ViewOptions } from '../../protocol/messages.ts';
+import type { Delta, LatencyClass, ServerMessage, StateDetail, TokenLogprob } from '../../protocol/messages.ts';
 import type { LogEntry, LogEvent } from '../responses/response-log.ts';
 import type { Response, Subscriber } from '../responses/response.ts';
-import { Subscription } from './subscription.ts';
+import { Subscription, type View } from './subscription.ts';
 import type { Transport } from './transport.ts';
 
 export interface OutboxHost {
@@ -30,6 +30,8 @@ export interface OutboxHost {
 const FRAME_BYTES = 64 << 10;
 /** Estimated bytes of a delta beside its text. */
 const DELTA_BYTES = 8;
+/** Estimated bytes of a token with its log-probability. */
+const TOKEN_BYTES = 24;
 /** Ended handles whose Cancel can still be answered. */
 const ENDED_HANDLES = Limits.handlesPerConnection;
 
@@ -96,7 +98,7 @@ export class Outbox implements Subscriber {
    * A new handle for the response, for a client that has the events up to `fromSeq`. Send Created or Resumed before
    * returning to the event loop, then `announce`: events follow after that.
    */
-  watch(response: Response, lane: number, view: ViewOptions = {}, fromSeq = 0): Subscription {
+  watch(response: Response, lane: number, view: View = {}, fromSeq = 0): Subscription {
     const subscription = new Subscription(++this.#numHandles, lane, response, view, fromSeq);
     this.#streams ??= {
       live: new Map(),
@@ -258,7 +260,7 @@ export class Outbox implements Subscriber {
     for (const { subscription, entries } of texts) {
       const { seq, event } = entries.shift()!;
       if (event.kind !== 'text') continue;
-      deltas.push(subscription.delta(seq, event.text));
+      deltas.push(subscription.delta(seq, event.text, event.logprobs));
       this.#account(subscription, seq, sizeOf(event));
       const { response } = subscription;
       const head = response?.isEnded === true ? response.log.head - 1 : response?.log.head;
@@ -330,6 +332,12 @@ export class Outbox implements Subscriber {
 
 /** Estimated bytes of an event on the wire. */
 function sizeOf(event: LogEvent): number {
-  if (event.kind === 'text' || event.kind === 'toolDelta') return DELTA_BYTES + Buffer.byteLength(event.text);
+  if (event.kind === 'toolDelta') return DELTA_BYTES + Buffer.byteLength(event.text);
+  if (event.kind === 'text') return DELTA_BYTES + Buffer.byteLength(event.text) + tokenBytes(event.logprobs);
   return event.kind === 'end' ? 300 : 64;
+}
+
+/** Estimated bytes of log-probabilities on the wire. */
+function tokenBytes(tokens: readonly TokenLogprob[] = []): number {
+  return tokens.reduce((sum, [, , , top]) => sum + (1 + top.length) * TOKEN_BYTES, 0);
 }

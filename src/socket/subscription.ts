@@ -2,13 +2,16 @@
 // the client acknowledged, and so the credit between them, and what the client asked to see; the outbox renders,
 // dispatch feeds the acks. Positions are seqs of the log: a resumed handle begins at the seq its client has.
 import { Limits } from '../../protocol/constants.ts';
-import type { Delta, LatencyClass, LiveState, ViewOptions } from '../../protocol/messages.ts';
+import type { Delta, LatencyClass, LiveState, TokenLogprob, ViewOptions } from '../../protocol/messages.ts';
 import type { LogEntry } from '../responses/response-log.ts';
 import type { Response } from '../responses/response.ts';
 import { SentenceScanner } from '../responses/sentence-scanner.ts';
 
 /** Events whose bytes are freed together, by the ack of the last of them. */
 const RUN_EVENTS = 16;
+
+/** What a client wants to see: of Create or Resume, whose `logprobs` differ in type but both say yes by being there. */
+export type View = ViewOptions & { logprobs?: number | boolean };
 
 export class Subscription {
   readonly handle: number;
@@ -23,7 +26,7 @@ export class Subscription {
   #lastAckSeq: number;
   /** Something was sent on this handle. */
   #hasSent = false;
-  readonly #view: ViewOptions;
+  readonly #view: View;
   readonly #scanner: SentenceScanner | null;
   /** What the client was told last, for those who asked. */
   #toldState: LiveState | null = null;
@@ -33,7 +36,7 @@ export class Subscription {
   #isCancelling = false;
 
   /** `fromSeq`: the last event the client has; what comes after it is sent. */
-  constructor(handle: number, lane: number, response: Response, view: ViewOptions = {}, fromSeq = 0) {
+  constructor(handle: number, lane: number, response: Response, view: View = {}, fromSeq = 0) {
     this.handle = handle;
     this.lane = lane;
     this.class = response.class;
@@ -93,10 +96,12 @@ export class Subscription {
   }
 
   /** The next run of text as the client wants it, up to and including event `seq`. Call `sent` afterwards. */
-  delta(seq: number, text: string): Delta {
-    if (this.#view.offsets !== true && this.#scanner === null) return [this.handle, seq, text];
+  delta(seq: number, text: string, tokens: TokenLogprob[] = []): Delta {
+    const { offsets, logprobs = false } = this.#view;
+    if (offsets !== true && logprobs === false && this.#scanner === null) return [this.handle, seq, text];
     const offset = this.#response?.log.textEnd(this.#lastSentSeq) ?? 0;
     const ends = this.#scanner?.push(text) ?? [];
+    if (logprobs !== false && tokens.length > 0) return [this.handle, seq, text, offset, ends, tokens];
     return ends.length === 0 ? [this.handle, seq, text, offset] : [this.handle, seq, text, offset, ends];
   }
 

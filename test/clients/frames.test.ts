@@ -40,6 +40,7 @@ describe('Over a transport without a socket', () => {
     ['an error without its object', [Op.Error, 0, null]],
     ['a delta with an offset that is text', [Op.Deltas, 0, [[1, 1, 'a', '0']]]],
     ['a delta with sentence ends that are no list', [Op.Deltas, 0, [[1, 1, 'a', 0, 3]]]],
+    ['a delta with tokens that are no list', [Op.Deltas, 0, [[1, 1, 'a', 0, [], 'x']]]],
     ['resumed without saying whether', [Op.Resumed, 0, 'r', null, 1, 'resp', 'e', null]],
     ['resumed with a handle that is text', [Op.Resumed, 0, 'r', true, '1', 'resp', 'e', null]],
     ['a state without its detail', [Op.State, 0, 1, 'queued']],
@@ -75,7 +76,7 @@ describe('Over a transport without a socket', () => {
         Op.Deltas,
         0,
         [
-          [1, 1, 'a', 0, [], 'extra'],
+          [1, 1, 'a', 0, [], [], 'extra'],
           [1, 1, 'again'],
           [1, 3, 'bc'],
         ],

@@ -4,6 +4,7 @@ import { Op, latencyClasses } from '../../protocol/messages.ts';
 import type { ChatMessage, ClientMessage, FinishReason, ServerMessage, SessionInfo } from '../../protocol/messages.ts';
 import type { CreateOptions, Delta, HelloOptions, LiveState, ResumeOptions } from '../../protocol/messages.ts';
 import type { SessionOptions, StateDetail, ToolDefinition, ViewOptions, WireError } from '../../protocol/messages.ts';
+import type { TokenAlternative, TokenLogprob } from '../../protocol/messages.ts';
 import { samplingRanges } from '../../protocol/sampling.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 
@@ -150,7 +151,12 @@ const view = (r: Random): { [K in keyof ViewOptions]-?: () => boolean } => ({
 function resumeOptions(r: Random): ResumeOptions {
   const lastSeq = r.chance(0.2) ? 0 : seq(r);
   const position = lastSeq === 0 && r.chance(0.5) ? { lastSeq } : { epoch: id(r), lastSeq };
-  return { response: id(r), ...position, ...r.some<ViewOptions>(view(r)) };
+  return {
+    response: id(r),
+    ...position,
+    ...r.some<ViewOptions>(view(r)),
+    ...(r.chance(0.3) ? { logprobs: true } : {}),
+  };
 }
 
 function createOptions(r: Random): CreateOptions {
@@ -162,6 +168,7 @@ function createOptions(r: Random): CreateOptions {
     truncation: () => truncation(r),
     deadlineMs: () => r.int(1, MAX_ID),
     supersede: () => (r.chance(0.5) ? handle(r) : id(r)),
+    logprobs: () => r.int(0, 20),
     ...view(r),
   });
   return inSession
@@ -215,7 +222,17 @@ function delta(r: Random): Delta {
   const text: Delta = [handle(r), seq(r), r.text(0, 20)];
   if (r.chance(0.5)) text.push(r.int(0, 1e6));
   if (text.length === 4 && r.chance(0.5)) text.push(r.list(1, 3, () => r.int(0, 1e6)));
+  if (text.length === 5 && r.chance(0.5)) text.push(r.list(1, 3, () => tokenLogprob(r)));
   return text;
+}
+
+function tokenLogprob(r: Random): TokenLogprob {
+  const one = (): TokenAlternative => [
+    r.text(0, 9),
+    -r.next() * 20,
+    r.chance(0.2) ? null : r.list(1, 9, () => r.int(0, 255)),
+  ];
+  return [...one(), r.list(0, 20, one)];
 }
 
 const serverOps: { [O in ServerOp]: Make<Of<ServerMessage, O>> } = {

@@ -1,7 +1,9 @@
 // From sampled token ids to what a reader may see, for one sequence: detokenise → stop strings → tool calls. The
 // engine pushes every token here. What must stay true: snapshot() is plain data and a stream made from it goes on as
 // if nothing had happened, since sequences move between threads; without stops and tools a token costs a table lookup.
+import type { TokenLogprob } from '../../protocol/messages.ts';
 import { Detokenizer, type DetokenizerState } from './detokenizer.ts';
+import { LogprobStream, type LogprobState } from './logprob-stream.ts';
 import { StopMatcher, type StopState } from './stop.ts';
 import type { TextModel } from './text-model.ts';
 import { ToolCallParser, type AnswerSink, type ToolCallState } from './tool-calls.ts';
@@ -14,6 +16,8 @@ export interface AnswerOptions {
   parseTools: boolean;
   /** Functions of the request; calls of others stay text. Absent: all names are accepted. */
   toolNames?: readonly string[];
+  /** Tokens are pushed with their log-probabilities, which go to the sink along with the text they became. */
+  withLogprobs?: boolean;
 }
 
 /** Plain data (structured clone): everything a stream remembers between tokens. */
@@ -21,22 +25,36 @@ export interface AnswerState {
   detokenizer: DetokenizerState;
   stop: StopState | null;
   tools: ToolCallState | null;
+  logprobs: (LogprobState & { numPassed: number }) | null;
 }
 
 export class AnswerStream {
   readonly #detokenizer: Detokenizer;
   readonly #stop: StopMatcher | null;
   readonly #tools: ToolCallParser | null;
+  readonly #logprobs: LogprobStream | null;
+  readonly #text: TextModel;
+  /** Characters that came through the stop matcher; only counted with log-probabilities. */
+  #numPassed: number;
 
   constructor(text: TextModel, options: AnswerOptions, state?: AnswerState) {
     this.#detokenizer = new Detokenizer(text, state?.detokenizer);
     this.#stop = options.stop.length === 0 ? null : new StopMatcher(options.stop, state?.stop ?? undefined);
     this.#tools = options.parseTools ? new ToolCallParser(options.toolNames ?? null, state?.tools ?? undefined) : null;
+    this.#logprobs = options.withLogprobs ? new LogprobStream(state?.logprobs ?? undefined) : null;
+    this.#text = text;
+    this.#numPassed = state?.logprobs?.numPassed ?? 0;
   }
 
   /** Takes a sampled token (end tokens too: they have no text). True: a stop string is complete, the answer is over. */
-  push(tokenId: number, out: AnswerSink): boolean {
+  push(tokenId: number, out: AnswerSink, logprob?: TokenLogprob): boolean {
+    const numBefore = this.#detokenizer.numPending;
     const text = this.#detokenizer.push(tokenId);
+    if (this.#logprobs !== null && logprob !== undefined) {
+      this.#logprobs.add(logprob);
+      const numBytes = numBefore + this.#text.tokenBytes(tokenId).length - this.#detokenizer.numPending;
+      this.#logprobs.append(text, numBytes);
+    }
     if (text !== '') this.#pass(text, out);
     return this.#stop !== null && this.#stop.isStopped;
   }
@@ -46,15 +64,15 @@ export class AnswerStream {
    * end within a character: the rest of that was never asked for, so its first bytes are left out.
    */
   finish(out: AnswerSink, isCutOff = false): void {
+    const numBytes = this.#detokenizer.numPending;
     const text = isCutOff ? '' : this.#detokenizer.finish();
-    if (text !== '') this.#pass(text, out);
-    const held = this.#stop?.finish() ?? '';
-    if (this.#tools === null) {
-      if (held !== '') out.text(held);
-      return;
+    if (text !== '') {
+      this.#logprobs?.append(text, numBytes);
+      this.#pass(text, out);
     }
-    if (held !== '') this.#tools.push(held, out);
-    this.#tools.finish(out);
+    this.#show(this.#stop?.finish() ?? '', out);
+    this.#tools?.finish(this.#sink(out));
+    if (this.#logprobs !== null) out.logprobs?.(this.#logprobs.finish());
   }
 
   /** Complete tool calls so far. */
@@ -67,13 +85,46 @@ export class AnswerStream {
       detokenizer: this.#detokenizer.snapshot(),
       stop: this.#stop?.snapshot() ?? null,
       tools: this.#tools?.snapshot() ?? null,
+      logprobs: this.#logprobs && { ...this.#logprobs.snapshot(), numPassed: this.#numPassed },
     };
   }
 
   #pass(text: string, out: AnswerSink): void {
-    const shown = this.#stop === null ? text : this.#stop.push(text);
-    if (shown === '') return;
-    if (this.#tools === null) out.text(shown);
-    else this.#tools.push(shown, out);
+    this.#show(this.#stop === null ? text : this.#stop.push(text), out);
+  }
+
+  #show(text: string, out: AnswerSink): void {
+    if (text === '') return;
+    if (this.#logprobs !== null) this.#numPassed += text.length;
+    const sink = this.#sink(out);
+    if (this.#tools === null) sink.text(text);
+    else this.#tools.push(text, sink);
+    // What was held so far and is held no longer, nor was shown, became a call.
+    if (this.#logprobs !== null) out.logprobs?.(this.#logprobs.hideTo(this.#numDecided));
+  }
+
+  /** Characters that are shown or hidden for certain. */
+  get #numDecided(): number {
+    return this.#numPassed - (this.#tools?.numHeld ?? 0);
+  }
+
+  /** Adds to each text the tokens that it decides. */
+  #sink(out: AnswerSink): AnswerSink {
+    const logprobs = this.#logprobs;
+    if (logprobs === null) return out;
+    return {
+      text: (text) => {
+        // Called before the tool parser lets go of the text, and by the matcher's text right behind the last.
+        const offset = this.#tools === null ? logprobs.offset : this.#numDecided;
+        out.logprobs?.(logprobs.show(offset, text));
+        out.text(text);
+      },
+      toolBegin: (index, name) => {
+        out.logprobs?.(logprobs.hideTo(this.#numDecided));
+        out.toolBegin(index, name);
+      },
+      toolDelta: (index, text) => out.toolDelta(index, text),
+      toolEnd: (index) => out.toolEnd(index),
+    };
   }
 }

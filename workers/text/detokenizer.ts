@@ -41,6 +41,11 @@ export class Detokenizer {
     return this.#begin(decoder.decode(bytes.subarray(0, end)));
   }
 
+  /** Bytes of the unfinished character. */
+  get numPending(): number {
+    return this.#pending.length;
+  }
+
   /** What is left at the end of the answer: '' or U+FFFD for an unfinished character. */
   finish(): string {
     const text = decoder.decode(Uint8Array.from(this.#pending));

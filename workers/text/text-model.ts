@@ -7,6 +7,7 @@ import { ServiceError } from '../../protocol/errors.ts';
 import type { PromptInput } from '../messages.ts';
 import { byteEncoder, byteEosId, byteSpecials, byteTemplate, byteTokenBytes } from './byte-text.ts';
 import { ChatTemplate, type TemplateSources } from './chat-template.ts';
+import { tokenLabel } from './logprob-stream.ts';
 import { PlainTokenizer, specialTokensOf, type PlainEncoder, type TokenizerJson } from './plain-tokenizer.ts';
 import { encodeChat, type EncodedPrompt } from './prompt.ts';
 import type { SpecialTokens } from './special-tokens.ts';
@@ -112,6 +113,13 @@ export class TextModel {
   /** Bytes of a token, empty for special tokens. A view: do not write. */
   tokenBytes(id: number): Uint8Array {
     return this.#parts.bytes.bytesOf(id);
+  }
+
+  /** A token as people read it, with its bytes: special tokens have a name and no bytes. */
+  tokenName(id: number): [token: string, bytes: number[] | null] {
+    const bytes = this.tokenBytes(id);
+    if (bytes.length > 0) return [this.tokenText(id) ?? tokenLabel(bytes), Array.from(bytes)];
+    return [this.#parts.specials.byId.get(id)?.content ?? `<${id}>`, null];
   }
 
   /** Text of a token whose bytes are whole characters ('' for special tokens), else null. */

@@ -1,12 +1,15 @@
 // Finds tool calls in an answer as it grows: <tool_call>{"name": …, "arguments": {…}}</tool_call>, the form of Hermes
 // and Qwen templates. Last stage of answer-stream.ts. What must stay true: a call is only reported when it is
 // complete and well formed; everything else comes out as text, character for character as generated.
+import type { TokenLogprob } from '../../protocol/messages.ts';
 import { JsonScanner } from './json-scanner.ts';
 import { partialEnd } from './stop.ts';
 
 /** Receives an answer's text and calls, in order. `index` counts the calls of the answer from 0. */
 export interface AnswerSink {
   text(text: string): void;
+  /** Tokens that are now decided to be (part of) the answer's text; the text itself may have come before. */
+  logprobs?(tokens: TokenLogprob[]): void;
   toolBegin(index: number, name: string): void;
   /** Piece of the JSON text of the arguments object. */
   toolDelta(index: number, text: string): void;
@@ -55,6 +58,11 @@ export class ToolCallParser {
     return this.#numCalls;
   }
 
+  /** Characters at the end of what was pushed that are not passed on, nor part of a call, for certain. */
+  get numHeld(): number {
+    return this.#held.length;
+  }
+
   push(piece: string, out: AnswerSink): void {
     this.#held += piece;
     for (;;) {
@@ -69,8 +77,8 @@ export class ToolCallParser {
     if (open?.call !== null && open?.call !== undefined) {
       const rest = this.#held.slice(open.objectEnd).trimStart();
       if (CLOSE.startsWith(rest)) {
-        this.#report(open.call, out);
         this.#held = '';
+        this.#report(open.call, out);
       }
     }
     this.#open = null;

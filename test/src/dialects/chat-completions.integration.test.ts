@@ -1,6 +1,7 @@
 import OpenAI from 'openai';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { ServiceError } from '../../../protocol/errors.ts';
+import type { TokenLogprob } from '../../../protocol/messages.ts';
 import { startTestApp, until, type TestApp } from '../http/test-app.ts';
 
 const hi = [{ role: 'user' as const, content: 'Hi' }];
@@ -43,6 +44,8 @@ const callScript = () => [
   { end: 'tool_calls' as const },
 ];
 const tools = [{ type: 'function' as const, function: { name: 'look', parameters: { type: 'object' } } }];
+
+const logprob = (token: string, bytes: number[]): TokenLogprob => [token, -0.5, bytes, [['<|end|>', -1, null]]];
 
 describe('POST /v1/chat/completions', () => {
   it('answers the official client in one piece', async () => {
@@ -236,7 +239,43 @@ describe('POST /v1/chat/completions', () => {
     expect(answers[1]!.choices).toHaveLength(2);
   });
 
+  it('gives the official client log-probabilities whose bytes are the content, streamed and not', async () => {
+    // A character of two tokens, text that was held back, and a token that is decided after its text.
+    test.engine.script = () => [
+      { logprobs: [logprob('H', [72])] },
+      'H',
+      '',
+      { logprobs: [logprob('\\xc3', [0xc3]), logprob('\\xa9', [0xa9])] },
+      'é',
+      'llo',
+      { logprobs: [logprob('llo', [...Buffer.from('llo')])] },
+      '',
+    ];
+    test.play();
+    const fields = { model: 'default', messages: hi, logprobs: true, top_logprobs: 1 };
+    const answer = await client.chat.completions.create(fields);
+    expect(test.engine.submitted.at(-1)?.logprobs).toBe(1);
+    const content = answer.choices[0]!.logprobs!.content!;
+    expect(Buffer.from(content.flatMap(({ bytes }) => bytes!)).toString()).toBe(answer.choices[0]!.message.content);
+    expect(content[1]).toEqual({
+      token: '\\xc3',
+      logprob: -0.5,
+      bytes: [0xc3],
+      top_logprobs: [{ token: '<|end|>', logprob: -1, bytes: null }],
+    });
+    const stream = client.chat.completions.stream({ ...fields, n: 2 });
+    const final = await stream.finalChatCompletion();
+    for (const choice of final.choices) expect(choice.logprobs?.content).toEqual(content);
+    const without = await client.chat.completions.create({ model: 'default', messages: hi });
+    expect(test.engine.submitted.at(-1)?.logprobs).toBeUndefined();
+    expect(without.choices[0]?.logprobs).toBeNull();
+  });
+
   it('reports the documented errors to the official client', async () => {
+    for (const top of [21, -1, 'x']) {
+      const refused = create({ logprobs: true, top_logprobs: top });
+      await expect(refused).rejects.toMatchObject({ status: 400, code: 'invalid_request', param: 'top_logprobs' });
+    }
     await expect(create({ n: 9 })).rejects.toMatchObject({ status: 400, code: 'invalid_request', param: 'n' });
     await expect(create({ temperature: 9 })).rejects.toMatchObject({ status: 400, code: 'invalid_request' });
     await expect(create({ model: 'gpt-9' })).rejects.toMatchObject({ status: 404, code: 'model_not_found' });

@@ -101,6 +101,14 @@ describe('parseChatRequest', () => {
     expect(parse({ stream: true, stream_options: { include_obfuscation: false } }).includeUsage).toBe(false);
   });
 
+  it('reads choices and log-probabilities', () => {
+    expect(parse({ n: 8 }).n).toBe(8);
+    expect(parse({ n: null, logprobs: null, top_logprobs: null })).toMatchObject({ n: 1, logprobs: undefined });
+    expect(parse({ logprobs: false }).logprobs).toBeUndefined();
+    expect(parse({ logprobs: true }).logprobs).toBe(0);
+    expect(parse({ top_logprobs: 20, logprobs: true }).logprobs).toBe(20);
+  });
+
   it('accepts the short list of fields without effect, values that name what happens anyway, and null', () => {
     for (const name of ignoredFields) expect(() => parse({ [name]: 'anything' })).not.toThrow();
     const same = {
@@ -119,8 +127,6 @@ describe('parseChatRequest', () => {
   });
 
   it.each<[param: string, fields: Record<string, unknown>]>([
-    ['logprobs', { logprobs: true }],
-    ['top_logprobs', { top_logprobs: 3 }],
     ['store', { store: true }],
     ['service_tier', { service_tier: 'flex' }],
     ['parallel_tool_calls', { parallel_tool_calls: false }],
@@ -186,6 +192,20 @@ describe('parseChatRequest', () => {
     ['stream', { stream: 'yes' }],
     ['stream_options', { stream_options: { include_usage: true } }],
     ['stream_options.include_usage', { stream: true, stream_options: { include_usage: 1 } }],
+    ['n', { n: 0 }],
+    ['n', { n: 9 }],
+    ['n', { n: 1.5 }],
+    ['n', { n: '2' }],
+    ['n', { n: [2] }],
+    ['logprobs', { logprobs: 5 }],
+    ['logprobs', { logprobs: 'true' }],
+    ['top_logprobs', { top_logprobs: 3 }],
+    ['top_logprobs', { top_logprobs: 0 }],
+    ['top_logprobs', { logprobs: false, top_logprobs: 3 }],
+    ['top_logprobs', { logprobs: true, top_logprobs: 21 }],
+    ['top_logprobs', { logprobs: true, top_logprobs: -1 }],
+    ['top_logprobs', { logprobs: true, top_logprobs: 2.5 }],
+    ['top_logprobs', { logprobs: true, top_logprobs: '2' }],
     ['temperature', { temperature: 3 }],
     ['temperature', { temperature: '1' }],
     ['top_p', { top_p: -0.1 }],

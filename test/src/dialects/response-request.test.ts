@@ -57,6 +57,14 @@ describe('parseResponseRequest', () => {
     });
   });
 
+  it('reads log-probabilities, in whatever order they are asked for', () => {
+    const include = ['message.output_text.logprobs'];
+    expect(parseResponseRequest({ input: 'Hi' }).logprobs).toBeUndefined();
+    expect(parseResponseRequest({ input: 'Hi', include }).logprobs).toBe(0);
+    expect(parseResponseRequest({ input: 'Hi', include, top_logprobs: 5 }).logprobs).toBe(5);
+    expect(parseResponseRequest({ input: 'Hi', top_logprobs: 20, include }).logprobs).toBe(20);
+  });
+
   it.each<[name: string, value: unknown]>([
     ['parallel_tool_calls', true],
     ['service_tier', 'auto'],
@@ -81,7 +89,7 @@ describe('parseResponseRequest', () => {
     ['text.verbosity', { text: { verbosity: 'high' } }],
     ['reasoning.effort', { reasoning: { effort: 'high' } }],
     ['reasoning.summary', { reasoning: { summary: 'auto' } }],
-    ['include[0]', { include: ['message.output_text.logprobs'] }],
+    ['include[0]', { include: ['file_search_call.results'] }],
     ['stream_options.include_obfuscation', { stream: true, stream_options: { include_obfuscation: true } }],
     ['stream_options.other', { stream: true, stream_options: { other: 1 } }],
     ['conversation', { conversation: 'conv_1' }],
@@ -135,6 +143,12 @@ describe('parseResponseRequest', () => {
     ['store', { input: 'Hi', store: false, background: true }],
     ['background', { input: 'Hi', background: 'no' }],
     ['include', { input: 'Hi', include: 'x' }],
+    ['include[0]', { input: 'Hi', include: [5] }],
+    ['top_logprobs', { input: 'Hi', top_logprobs: 3 }],
+    ['top_logprobs', { input: 'Hi', top_logprobs: 3, include: ['reasoning.encrypted_content'] }],
+    ['top_logprobs', { input: 'Hi', top_logprobs: 21, include: ['message.output_text.logprobs'] }],
+    ['top_logprobs', { input: 'Hi', top_logprobs: -1, include: ['message.output_text.logprobs'] }],
+    ['top_logprobs', { input: 'Hi', top_logprobs: '3', include: ['message.output_text.logprobs'] }],
     ['text', { input: 'Hi', text: 'x' }],
     ['reasoning', { input: 'Hi', reasoning: 'x' }],
   ])('refuses a wrong %s by name', (param, body) => {

@@ -422,7 +422,7 @@ describe('GET and DELETE /v1/responses/{id}', () => {
     ['stream=yes', 'stream'],
     ['stream=true&stream=true', 'stream'],
     ['include_obfuscation=true', 'include_obfuscation'],
-    ['include[]=message.output_text.logprobs', 'include[0]'],
+    ['include[]=file_search_call.results', 'include[0]'],
     ['other=1', 'other'],
   ])('refuses ?%s by name', async (query, param) => {
     test.play();
@@ -430,6 +430,27 @@ describe('GET and DELETE /v1/responses/{id}', () => {
     const answer = await fetch(`${test.url}/v1/responses/${id}?${query}`);
     expect(answer.status).toBe(400);
     expect((await errorOf(answer)).param).toBe(param);
+  });
+
+  it('tells log-probabilities in every form of an answer, and accepts that answer as input', async () => {
+    const token = { token: 'Hello', logprob: -0.5, bytes: [...Buffer.from('Hello')], top_logprobs: [] };
+    test.engine.script = () => [{ logprobs: [['Hello', -0.5, token.bytes, []]] }, 'Hello'];
+    test.play();
+    const include = ['message.output_text.logprobs' as const];
+    const events = await collect(await client.responses.create({ model, input: 'Hi', include, stream: true }));
+    expect(test.engine.submitted.at(-1)?.logprobs).toBe(0);
+    for (const event of events) if ('logprobs' in event) expect(event.logprobs).toEqual([token]);
+    const last = events.at(-1)!;
+    if (last.type !== 'response.completed') throw new Error(last.type);
+    expect(last.response.output[0]).toMatchObject({ content: [{ text: 'Hello', logprobs: [token] }] });
+    expect(await client.responses.retrieve(last.response.id, { include })).toMatchObject({
+      output: last.response.output,
+    });
+    const again = { model, input: [...last.response.output, { role: 'user' as const, content: 'On' }] };
+    const next = await client.responses.create({ ...again, top_logprobs: 20, include });
+    expect(next.top_logprobs).toBe(20);
+    const refused = client.responses.create({ model, input: 'Hi', top_logprobs: 3 });
+    await expect(refused).rejects.toMatchObject({ status: 400, param: 'top_logprobs' });
   });
 
   it('shows nothing to another tenant', async () => {

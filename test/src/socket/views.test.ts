@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Limits } from '../../../protocol/constants.ts';
 import { Op } from '../../../protocol/messages.ts';
-import type { Delta, ServerMessage } from '../../../protocol/messages.ts';
+import type { Delta, ServerMessage, TokenLogprob } from '../../../protocol/messages.ts';
 import { House, settle } from '../support/house.ts';
 import type { TestClient } from '../support/house.ts';
 
@@ -162,5 +162,35 @@ describe('States', () => {
     house.engine.run();
     expect(states(next)).toEqual([]);
     expect(states(client)).toEqual([]);
+  });
+});
+
+const token = (text: string): TokenLogprob => [text, -0.5, [...Buffer.from(text)], []];
+
+const scored = () => [{ logprobs: [token('a')] }, 'a', 'b', { logprobs: [token('b'), token('c')] }, 'c', 'd'];
+
+describe('Log-probabilities', () => {
+  it('come with the text of handles that asked, merged too, and again on Resume', () => {
+    house.engine.script = scored;
+    client.create('r', { logprobs: 0 });
+    house.engine.step();
+    house.engine.step();
+    expect(deltas(client.take())).toEqual([
+      [1, 1, 'a', 0, [], [token('a')]],
+      [1, 2, 'b', 1],
+    ]);
+    client.buffered = Limits.bufferedBytes;
+    house.engine.run();
+    client.drain();
+    expect(deltas(client.take())).toEqual([[1, 4, 'cd', 2, [], [token('b'), token('c')]]]);
+    expect(house.engine.submitted.at(-1)?.logprobs).toBe(0);
+  });
+
+  it('stay away from handles that did not ask', () => {
+    house.engine.script = scored;
+    client.create('r', {});
+    house.engine.run();
+    for (const delta of deltas(client.take())) expect(delta).toHaveLength(3);
+    expect(house.engine.submitted.at(-1)?.logprobs).toBeUndefined();
   });
 });

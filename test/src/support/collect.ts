@@ -72,6 +72,7 @@ export function generate(
     onText(text) {
       result.text += text;
     },
+    onLogprobs() {},
     onToolBegin() {},
     onToolDelta() {},
     onToolEnd() {},

@@ -2,7 +2,7 @@
 // HTTP decide what is generated and when. It keeps the contract of src/engine/types.ts: events never arrive during
 // submit, onEnd comes last and once, cancels take effect at the next step, onStepEnd follows each step's events.
 import type { ServiceError } from '../../../protocol/errors.ts';
-import type { ModelInfo } from '../../../protocol/messages.ts';
+import type { ModelInfo, TokenLogprob } from '../../../protocol/messages.ts';
 import type { Engine, EngineGaugesView, EngineSink, SubmitOptions } from '../../../src/engine/types.ts';
 import type { EndReason, PromptInput } from '../../../workers/messages.ts';
 
@@ -10,6 +10,7 @@ import type { EndReason, PromptInput } from '../../../workers/messages.ts';
 export type ScriptEvent =
   | string
   | { text: string }
+  | { logprobs: TokenLogprob[] }
   | { toolBegin: string; index: number }
   | { toolDelta: string; index: number }
   | { toolEnd: number }
@@ -156,7 +157,11 @@ export class FakeEngine implements Engine {
     }
     const event = request.script.shift() ?? { end: 'stop' as const };
     if (typeof event === 'string') sink.onToken(this.#nextToken++, event, this.now());
-    else if ('text' in event) sink.onText(event.text);
+    else if ('logprobs' in event) {
+      sink.onLogprobs(event.logprobs);
+      // They travel with the token behind them.
+      this.#advance(request);
+    } else if ('text' in event) sink.onText(event.text);
     else if ('toolBegin' in event) sink.onToolBegin(event.index, event.toolBegin);
     else if ('toolDelta' in event) sink.onToolDelta(event.index, event.toolDelta);
     else if ('toolEnd' in event) sink.onToolEnd(event.toolEnd);

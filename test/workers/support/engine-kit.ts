@@ -2,7 +2,7 @@
 // timing. Messages travel through real ports, so that what crosses a thread here crosses one there.
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
-import type { LatencyClass } from '../../../protocol/messages.ts';
+import type { LatencyClass, TokenLogprob } from '../../../protocol/messages.ts';
 import { defaultSampling } from '../../../protocol/sampling.ts';
 import type { SamplingParams } from '../../../protocol/sampling.ts';
 import { allocateShared } from '../../../src/engine/memory.ts';
@@ -24,6 +24,7 @@ export interface Outcome {
   promptTokens: number;
   promptIds: number[];
   tools: { name: string; arguments: string }[];
+  logprobs: TokenLogprob[];
   /** Steps of the whole kit when the last event came. */
   endedAtStep: number;
 }
@@ -36,6 +37,8 @@ export interface SubmitKnobs {
   tools?: string[];
   deadline?: number;
   queueDeadline?: number;
+  /** Tell log-probabilities, with so many alternatives. */
+  logprobs?: number;
 }
 
 interface KitWorker {
@@ -144,7 +147,7 @@ export class EngineKit {
   /** One request with so many choices; their ids. */
   submitChoices(n: number, content: string | number[], options: Partial<SamplingParams> & SubmitKnobs = {}): number[] {
     const { session = '', tenant = 't', tools = [], deadline = Infinity, queueDeadline = Infinity, ...rest } = options;
-    const { class: latencyClass = 'chat', weight = 1, ...sampling } = rest;
+    const { class: latencyClass = 'chat', weight = 1, logprobs = null, ...sampling } = rest;
     const [first, ...others] = Array.from({ length: n }, (_, choice) => {
       const id = this.#nextId++;
       return { id, flag: id % 4096, choice };
@@ -152,6 +155,7 @@ export class EngineKit {
     const request: EngineRequest = {
       ...first!,
       others,
+      logprobs,
       tenant,
       weight,
       session,
@@ -177,6 +181,7 @@ export class EngineKit {
         promptTokens: 0,
         promptIds: [],
         tools: [],
+        logprobs: [],
         endedAtStep: 0,
       });
     }
@@ -247,6 +252,7 @@ export class EngineKit {
       if (kind === Ev.Prefill) outcome.cachedTokens = a;
       if (kind === Ev.Token) outcome.tokens.push(a);
       if (kind === Ev.Token || kind === Ev.Text) outcome.text += b;
+      if (kind === Ev.Logprobs) outcome.logprobs.push(...message.logprobs![a]!);
       if (kind === Ev.ToolBegin) outcome.tools.push({ name: b, arguments: '' });
       if (kind === Ev.ToolDelta) outcome.tools[a]!.arguments += b;
       if (kind === Ev.End) {
