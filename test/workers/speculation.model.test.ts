@@ -53,6 +53,7 @@ function answer(slot: number, ids: number[], sampling: SamplingParams, speculato
     choice: 0,
     weight: 1,
     toolNames: [],
+    logprobs: null,
     sampling,
   };
   const start = {

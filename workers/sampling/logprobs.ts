@@ -1,6 +1,6 @@
 // Log-probabilities of a sampled token and of its likeliest alternatives, for requests that ask: the model's own
-// log-softmax over the row, before bias, penalties and temperature. sequence.ts calls it with the untouched row. A model
-// that hands out candidates with a log-sum-exp instead of whole rows needs `likeliest` only.
+// log-softmax over the row, before bias, penalties and temperature. sequence.ts calls it with the untouched row, which is
+// there whole also where a model hands out its likeliest tokens. Nothing here runs for other requests.
 import { Candidates } from './candidates.ts';
 import { expOfNegative } from './fast-exp.ts';
 

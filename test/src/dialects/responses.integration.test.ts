@@ -446,7 +446,8 @@ describe('GET and DELETE /v1/responses/{id}', () => {
     expect(await client.responses.retrieve(last.response.id, { include })).toMatchObject({
       output: last.response.output,
     });
-    const again = { model, input: [...last.response.output, { role: 'user' as const, content: 'On' }] };
+    const own = last.response.output[0] as OpenAI.Responses.ResponseOutputMessage;
+    const again = { model, input: [own, { role: 'user' as const, content: 'On' }] };
     const next = await client.responses.create({ ...again, top_logprobs: 20, include });
     expect(next.top_logprobs).toBe(20);
     const refused = client.responses.create({ model, input: 'Hi', top_logprobs: 3 });
