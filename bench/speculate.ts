@@ -137,6 +137,7 @@ function ask(engine: Engine, task: Task): Promise<Answer> {
         ids.push(id);
       },
       onText() {},
+      onLogprobs() {},
       onToolBegin() {},
       onToolDelta() {},
       onToolEnd() {},
