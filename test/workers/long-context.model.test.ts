@@ -65,7 +65,7 @@ describe('Long context on real weights', () => {
 
   it('refuses to start with more context than the model has, and with more than the memory holds', async () => {
     await expect(start(1, 65_536).loaded).rejects.toThrow('the model has 32768: set MAX_CONTEXT=32768 or less');
-    // 256 MiB hold two int8 seats of 32,768 tokens, so auto takes it; float32 would need 512 MiB.
+    // Four float32 contexts of 32,768 tokens would be 1 GiB, so auto takes int8.
     const set = start(1, 32_768);
     await set.loaded;
     const engine = set.find(undefined);
