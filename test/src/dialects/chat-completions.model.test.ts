@@ -83,6 +83,26 @@ describe('Chat Completions on the default model', () => {
     }
   });
 
+  it('gives choices of one prompt with log-probabilities whose bytes are their content', async () => {
+    const fields = { model: 'default', messages: question, max_tokens: 40, logprobs: true, top_logprobs: 3 };
+    const drawn = { ...fields, n: 4, temperature: 1, seed: 11 };
+    const answer = await client.chat.completions.create(drawn);
+    const again = await client.chat.completions.stream(drawn).finalChatCompletion();
+    const texts = answer.choices.map(({ message }) => message.content);
+    expect(new Set(texts).size).toBeGreaterThan(1);
+    expect(again.choices.map(({ message }) => message.content)).toEqual(texts);
+    for (const { message, logprobs } of answer.choices) {
+      const bytes = logprobs!.content!.flatMap((token) => token.bytes ?? []);
+      expect(Buffer.from(bytes).toString('utf8')).toBe(message.content);
+      for (const { top_logprobs } of logprobs!.content!) expect(top_logprobs).toHaveLength(3);
+    }
+    const greedy = await client.chat.completions.create({ ...fields, n: 4, temperature: 0 });
+    expect(new Set(greedy.choices.map(({ message }) => message.content)).size).toBe(1);
+    const alone = await client.chat.completions.create({ ...drawn, n: 1 });
+    expect(alone.choices[0]?.message.content).toBe(texts[0]);
+    expect(answer.usage?.prompt_tokens).toBe(alone.usage?.prompt_tokens);
+  });
+
   it('serves sixteen streams at once, and none is left when their clients leave', async () => {
     const controller = new AbortController();
     const streams = await Promise.all(
