@@ -31,6 +31,11 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'what do running streams feel of a long prompt, and how fast does a cancel act?',
     load: () => import('./stall.ts'),
   },
+  burst: {
+    question:
+      'what do running streams feel of a 1 MB prompt, of 50 new sessions, of another lane and of a model loading?',
+    load: () => import('./burst.ts'),
+  },
   fair: {
     question: 'at twice the capacity: what does each tenant get, how long does each class wait, how late is voice?',
     load: () => import('./fair.ts'),

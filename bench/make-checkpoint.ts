@@ -30,6 +30,7 @@ export const shapes: Readonly<Record<string, CheckpointShape>> = {
     vocab: 151_936,
     positions: 2048,
   },
+  '30m': { layers: 6, hidden: 512, intermediate: 1408, heads: 8, kvHeads: 2, vocab: 12_800, positions: 2048 },
   tiny: { layers: 2, hidden: 64, intermediate: 128, heads: 4, kvHeads: 2, vocab: 6400, positions: 512 },
 };
 

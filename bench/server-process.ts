@@ -24,6 +24,8 @@ export interface StartOptions {
   /** Settings by environment name; PORT, HOST and LOG_LEVEL are ours. */
   settings?: Record<string, string>;
   cacheDir: string;
+  /** So many models may still be loading when the server counts as started; 0 waits for /readyz. */
+  modelsLoading?: number;
 }
 
 export class ServerProcess {
@@ -74,7 +76,7 @@ export class ServerProcess {
       child.once('error', reject);
       child.once('exit', (code) => reject(new Error(`the server ended with ${code}:\n${output}`)));
     });
-    while (!(await isReady(url))) {
+    while ((await modelsLoading(url)) > (options.modelsLoading ?? 0)) {
       const { exitCode } = child;
       if (exitCode !== null) throw new Error(`the server ended with ${exitCode}:\n${output}`);
       if (performance.now() - started > START_TIMEOUT_MS) {
@@ -152,13 +154,14 @@ function cpuSeconds(statFile: string): number {
   return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
 }
 
-async function isReady(url: string): Promise<boolean> {
+/** Models that the server still has to load; Infinity when it says nothing. */
+export async function modelsLoading(url: string): Promise<number> {
   try {
     const answer = await fetch(`${url}/readyz`);
-    await answer.arrayBuffer();
-    return answer.status === 200;
+    const body = (await answer.json()) as { models?: unknown[] };
+    return answer.status === 200 ? 0 : (body.models?.length ?? Infinity);
   } catch {
-    return false;
+    return Infinity;
   }
 }
 

@@ -28,7 +28,7 @@ const IDLE_MS = 1000;
 /** Prompts prefilled in turns at most; more wait, except those that would come before all of them, up to the second. */
 const MAX_PREFILLING = 8;
 const MAX_PREFILLING_URGENT = 12;
-/** After an urgent request (voice, ide) the next ones find rows free and short chunks for so long. */
+/** While an urgent request (voice, ide) runs, and so long after one came, the next ones find rows free and short chunks. */
 const URGENT_MS = 10_000;
 /** One row in so many is kept free for them. */
 const ROWS_PER_RESERVED = 8;
@@ -317,7 +317,7 @@ export class Scheduler implements LendingHost {
   }
 
   get #expectsUrgent(): boolean {
-    return performance.now() - this.#lastUrgentMs < URGENT_MS;
+    return this.#seats.hasUrgent || performance.now() - this.#lastUrgentMs < URGENT_MS;
   }
 
   #mayPrefill(sequence: Sequence): boolean {

@@ -1,6 +1,6 @@
 // The seats of the rows that decode: who holds one, what was generated there so far, and, when all are taken and
 // somebody waits, whose turn it is to give one up. Kept by the scheduler; the decode ranges know nothing of it.
-import { classRank, GENERATED_TOKEN_COST } from './shares.ts';
+import { classRank, GENERATED_TOKEN_COST, isUrgent } from './shares.ts';
 import type { Claim, Shares } from './shares.ts';
 
 /** A sequence that was admitted. */
@@ -55,6 +55,12 @@ export class Seats {
     if (!seat) return;
     this.#charge(seat);
     this.#seats.delete(id);
+  }
+
+  /** Somebody reads one of them as it is spoken or typed. */
+  get hasUrgent(): boolean {
+    for (const { claim } of this.#seats.values()) if (isUrgent(claim)) return true;
+    return false;
   }
 
   /** Charges everybody for what was generated since the last call. */

@@ -41,6 +41,7 @@ export class NativeLink {
   readonly #socket: WebSocket;
   readonly #byRequest = new Map<string, { lane: number; observer: NativeObserver }>();
   readonly #byHandle = new Map<number, Watch>();
+  readonly #opening = new Map<string, (session: string) => void>();
   #numRequests = 0;
   #isStalled = false;
   /** Frames and bytes received. */
@@ -79,6 +80,17 @@ export class NativeLink {
     const requestId = `r${++this.#numRequests}`;
     this.#byRequest.set(requestId, { lane, observer });
     this.#send([Op.Create, lane, requestId, options]);
+  }
+
+  /** Opens a new session; its id. */
+  openSession(lane: number): Promise<string> {
+    const requestId = `r${++this.#numRequests}`;
+    return new Promise((resolve, reject) => {
+      this.#opening.set(requestId, resolve);
+      const observer: NativeObserver = { onText() {}, onDone() {}, onError: (message) => reject(new Error(message)) };
+      this.#byRequest.set(requestId, { lane, observer });
+      this.#send([Op.OpenSession, lane, requestId, {}]);
+    });
   }
 
   /** Goes on with a response of another connection; `onResumed` comes first. */
@@ -141,6 +153,13 @@ export class NativeLink {
         this.#byRequest.delete(requestId);
         if (handle !== null) this.#byHandle.set(handle, { lane, observer: request.observer, seq: 0, acked: 0 });
         request.observer.onResumed?.(recovered);
+        return;
+      }
+      case Op.SessionOpened: {
+        const [, , requestId, { session }] = message;
+        this.#byRequest.delete(requestId);
+        this.#opening.get(requestId)?.(session);
+        this.#opening.delete(requestId);
         return;
       }
       case Op.Done: {

@@ -1,9 +1,9 @@
 // Single answers on one native link that remember when their text arrived: what a stream feels while something else
-// happens. Used by stall and long; the bench itself is the client.
+// happens. Used by stall, long and burst; the bench itself is the client.
 import { largest } from '../statistics.ts';
 import type { NativeLink } from './native-link.ts';
 
-/** Lane of all requests made here; the caller opens it. */
+/** Lane of all requests that name none; the caller opens it. */
 export const LANE = 1;
 
 export interface Stream {
@@ -15,8 +15,13 @@ export interface Stream {
   first: Promise<number>;
 }
 
-/** Asks for a greedy answer of exactly `maxTokens` tokens. */
-export function ask(link: NativeLink, content: string, maxTokens: number): Stream {
+/** Asks for a greedy answer of exactly `maxTokens` tokens; with `session` it is a turn of that. */
+export function ask(
+  link: NativeLink,
+  content: string,
+  maxTokens: number,
+  { lane = LANE, session }: { lane?: number; session?: string } = {},
+): Stream {
   const arrivals: number[] = [];
   const first = Promise.withResolvers<number>();
   const done = Promise.withResolvers<string>();
@@ -32,10 +37,11 @@ export function ask(link: NativeLink, content: string, maxTokens: number): Strea
     first: first.promise,
   };
   const options = {
+    ...(session === undefined ? {} : { session }),
     messages: [{ role: 'user' as const, content }],
     sampling: { temperature: 0, maxTokens, ignoreEos: true },
   };
-  link.create(LANE, options, {
+  link.create(lane, options, {
     onCreated(handle) {
       stream.handle = handle;
     },
@@ -65,10 +71,13 @@ export async function cancel(link: NativeLink, stream: Stream): Promise<number> 
   return (await stream.cancelledAtMs) - sentAtMs;
 }
 
-/** Between two arrivals of one stream, of which the later lies in the window. */
-export function longestGap(streams: readonly Stream[], fromMs: number, toMs: number): number {
-  const all = streams.flatMap(({ arrivals }) =>
+/** Times between two arrivals of one stream, of which the later lies in the window. */
+export function gapsWithin(streams: readonly Stream[], fromMs: number, toMs: number): number[] {
+  return streams.flatMap(({ arrivals }) =>
     arrivals.slice(1).flatMap((atMs, i) => (atMs >= fromMs && atMs <= toMs ? atMs - arrivals[i]! : [])),
   );
-  return largest(all);
+}
+
+export function longestGap(streams: readonly Stream[], fromMs: number, toMs: number): number {
+  return largest(gapsWithin(streams, fromMs, toMs));
 }

@@ -66,7 +66,7 @@ describe('makeCheckpoint', () => {
   });
 
   it('refuses a shape nobody knows', () => {
-    expect(() => findShape('70b')).toThrow('no shape "70b"; there are 1.1b, vocabulary, tiny');
+    expect(() => findShape('70b')).toThrow('no shape "70b"; there are 1.1b, vocabulary, 30m, tiny');
     expect(() => findShape('toString')).toThrow('no shape "toString"');
   });
 });
