@@ -84,17 +84,24 @@ class Running {
   #isStopped = false;
 
   constructor(link: NativeLink, count: number, prompt: () => string) {
-    const begin = (content: string): Stream => {
-      const stream = ask(link, content, 2000);
-      this.streams.push(stream);
+    const begun = Array.from({ length: count }, () => this.#begin(link, prompt()));
+    this.#first = Promise.all(begun.map((stream) => stream.first));
+    for (const stream of begun) void this.#goOn(stream, link, prompt);
+  }
+
+  async #goOn(stream: Stream, link: NativeLink, prompt: () => string): Promise<void> {
+    for (let current = stream; !this.#isStopped;) {
       // The next prompt is made now: making it takes time of this thread.
       const next = prompt();
-      void stream.done.then(() => {
-        if (!this.#isStopped) begin(next);
-      });
-      return stream;
-    };
-    this.#first = Promise.all(Array.from({ length: count }, () => begin(prompt()).first));
+      await current.done;
+      if (!this.#isStopped) current = this.#begin(link, next);
+    }
+  }
+
+  #begin(link: NativeLink, content: string): Stream {
+    const stream = ask(link, content, 2000);
+    this.streams.push(stream);
+    return stream;
   }
 
   async begun(): Promise<void> {
