@@ -16,6 +16,7 @@ import { Outputs } from './outputs.ts';
 import { choiceSeed } from './sampling/rng.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sequence } from './sequence.ts';
+import { SoloModel } from './solo-model.ts';
 import { StepPost } from './step-post.ts';
 import type { SequenceContext } from './sequence.ts';
 import { Speculator } from './speculator.ts';
@@ -30,6 +31,8 @@ const IDLE_MS = 1000;
 export class Engine {
   readonly #init: WorkerInit;
   readonly #model: Model;
+  /** The model again, in the worker that may decode on all cores. */
+  readonly #solo: SoloModel | null;
   readonly #context: SequenceContext;
   readonly #kv: KvMemory;
   readonly #flags: Int32Array;
@@ -51,7 +54,8 @@ export class Engine {
   constructor(init: WorkerInit, model: Model, text: TextModel) {
     const { index, layout } = init;
     this.#init = init;
-    this.#model = model;
+    this.#solo = model.canDecodeAlone ? new SoloModel(model, init.shared, index) : null;
+    this.#model = this.#solo ?? model;
     const { generated } = init.shared;
     this.#context = { text, vocabSize: model.vocabSize, maxLen: layout.maxLen, generated };
     this.#flags = new Int32Array(init.shared.flags);
@@ -61,9 +65,10 @@ export class Engine {
     this.#kv = new KvMemory(init.model.shape, layout, init.shared, index, init.debugOwners);
     const onLeft = (sequence: Sequence, kind: LeaveKind): void => this.#onLeft(sequence, kind);
     this.#range = new DecodeRange(index * layout.rowsPerWorker, layout.rowsPerWorker, this.#kv, onLeft);
-    this.#speculator = init.speculation && model.verifySizes.length > 0 ? new Speculator(model) : null;
+    this.#speculator = init.speculation && model.verifySizes.length > 0 ? new Speculator(this.#model) : null;
+    const soloRows = new Int32Array(init.shared.soloRows);
     this.#scheduler =
-      index === 0 ? new Scheduler(model, this.#kv, layout, this.#range, this.#context, this.#out) : null;
+      index === 0 ? new Scheduler(model, this.#kv, layout, this.#range, this.#context, this.#out, soloRows) : null;
   }
 
   /** One round. Returns how many milliseconds the caller may sleep unless the mail counter moves; 0 when there is work. */
@@ -88,8 +93,9 @@ export class Engine {
 
     started = performance.now();
     stats = this.#out.stats;
-    // A run of guesses takes longer than a step, and a prompt would wait for it.
-    const speculator = this.#scheduler?.isPrefilling ? null : this.#speculator;
+    // A run of guesses takes longer than a step, and a prompt would wait for it or for the cores it takes.
+    const maySpeculate = this.#solo?.isAlone ?? this.#scheduler?.isPrefilling !== true;
+    const speculator = maySpeculate ? this.#speculator : null;
     const postPart = (): void => this.#steps.post(this.#out.takePart(), false);
     stats.batchSize = this.#range.decode(this.#model, this.#out, speculator, postPart);
     stats.stepMs = performance.now() - started;
@@ -114,6 +120,11 @@ export class Engine {
   /** The lead's view of all workers; null in a decode worker. */
   get gauges(): EngineGauges | null {
     return this.#scheduler?.gauges(this.#model.hookMisses) ?? null;
+  }
+
+  /** Sequences that decode in this worker. */
+  get numDecoding(): number {
+    return this.#range.size;
   }
 
   /** Mail counter as of the last drain: what `Atomics.wait` may sleep on. */

@@ -2,12 +2,16 @@
 // away while much is to be prefilled, so that prefill never stalls decoding, and half of the difference is recalled
 // when nothing is. Used by the scheduler, which knows homes; here are ids and counts only.
 import type { DecodeRange, LeaveKind } from './decode-range.ts';
+import { SOLO_WORKER } from './messages.ts';
 import type { DecodeMessage, LeadMessage, Link } from './link.ts';
 import type { Sequence, SequenceState } from './sequence.ts';
 import type { Claim } from './shares.ts';
 
 /** Pause between two recalls, so that streams do not wander with every short prompt. */
 export const RECALL_PAUSE_MS = 30;
+
+/** Streams that were split among workers are gathered when there are so many fewer than one worker could take. */
+const SPLIT_SLACK = 2;
 
 interface DecodeWorker {
   link: Link<LeadMessage, DecodeMessage>;
@@ -30,11 +34,13 @@ export interface LendingHost {
 export class Lending {
   readonly #workers = new Map<number, DecodeWorker>();
   readonly #range: DecodeRange;
+  readonly #soloRows: Int32Array;
   #lastRecall = 0;
 
-  /** `range`: the lead's own. */
-  constructor(range: DecodeRange) {
+  /** `range`: the lead's own. `soloRows`: as in EngineShared. */
+  constructor(range: DecodeRange, soloRows: Int32Array) {
     this.#range = range;
+    this.#soloRows = soloRows;
   }
 
   attach(index: number, link: Link<LeadMessage, DecodeMessage>): void {
@@ -74,8 +80,10 @@ export class Lending {
     return this.numLent + this.#range.size;
   }
 
-  /** Streams that would better decode in the lead's own range. */
+  /** Streams that would better decode elsewhere than they do. */
   get surplus(): number {
+    const solo = this.#solo(0);
+    if (solo) return this.numRunning - solo.lent.size;
     const fullest = this.#fullest();
     if (!fullest || fullest.recalling) return 0;
     const own = this.#range.size;
@@ -86,11 +94,11 @@ export class Lending {
   lend(sequence: Sequence, isLeadBusy: boolean): boolean {
     const own = this.#range.size;
     const free = this.#ready().filter((worker) => worker.lent.size < this.#range.numRows);
+    const solo = this.#solo(1);
+    if (solo) return this.#lendTo(solo, sequence);
     const least = free.reduce<DecodeWorker | null>((a, b) => (a && a.lent.size <= b.lent.size ? a : b), null);
     if (!least || !(isLeadBusy || own >= this.#range.numRows || least.lent.size <= own)) return false;
-    least.lent.set(sequence.id, sequence.home);
-    least.link.send({ op: 'lend', sequence: sequence.state() });
-    return true;
+    return this.#lendTo(least, sequence);
   }
 
   /** Asks a sequence, wherever it decodes, to make room for others. False when it does not decode. */
@@ -108,11 +116,13 @@ export class Lending {
     return own > 0 && space > 0 && this.#range.release(Math.min(own, space)) > 0;
   }
 
-  /** Fetches streams back if others hold more than their part. */
-  recall(): void {
+  /** Sends few streams to the solo worker; of many, fetches back what others hold above their part. */
+  balance(): void {
     if (performance.now() - this.#lastRecall < RECALL_PAUSE_MS) return;
     const count = this.surplus;
     if (count === 0) return;
+    const solo = this.#solo(0);
+    if (solo) return this.#gather(solo);
     const fullest = this.#fullest()!;
     this.#lastRecall = performance.now();
     fullest.recalling = true;
@@ -122,6 +132,32 @@ export class Lending {
   /** Hangs up, for shutdown. */
   close(): void {
     for (const worker of this.#workers.values()) worker.link.close();
+  }
+
+  /** The worker that all streams, with `added` more, are best left to; null when they are too many for that. */
+  #solo(added: number): DecodeWorker | null {
+    const worker = this.#workers.get(SOLO_WORKER);
+    const rows = Math.min(Atomics.load(this.#soloRows, 0), this.#range.numRows);
+    if (worker?.isKnown !== true || this.numRunning + added > rows) return null;
+    // Those that were split stay so until they are clearly fewer, and do not wander to and fro.
+    const isGathered = worker.lent.size === this.numRunning;
+    return isGathered || this.numRunning + added <= rows - SPLIT_SLACK ? worker : null;
+  }
+
+  #gather(solo: DecodeWorker): void {
+    this.#lastRecall = performance.now();
+    this.#range.release(this.#range.size);
+    for (const worker of this.#ready()) {
+      if (worker === solo || worker.recalling || worker.lent.size === 0) continue;
+      worker.recalling = true;
+      worker.link.send({ op: 'recall', count: worker.lent.size });
+    }
+  }
+
+  #lendTo(worker: DecodeWorker, sequence: Sequence): true {
+    worker.lent.set(sequence.id, sequence.home);
+    worker.link.send({ op: 'lend', sequence: sequence.state() });
+    return true;
   }
 
   #ready(): DecodeWorker[] {

@@ -213,6 +213,8 @@ export interface EngineShared {
   order: SharedArrayBuffer;
   /** Int32 per worker: threads it computes with at the moment, 0 when it has nothing to do. */
   busy: SharedArrayBuffer;
+  /** One Int32: streams up to which all are best left to the solo worker (solo-model.ts), 0 for never. */
+  soloRows: SharedArrayBuffer;
   /** One Int32 for the whole process: held while a session is created, since its settings pass through the environment. */
   loadLock?: SharedArrayBuffer;
 }
@@ -228,6 +230,9 @@ export const Order = {
   delivered: 1,
   size: 2,
 } as const;
+
+/** Index of the worker that few streams are left to; it must not be the lead, which prefills. */
+export const SOLO_WORKER = 1;
 
 /** Int32 indices in a worker's control buffer. */
 export const Ctl = {

@@ -70,6 +70,7 @@ export class Scheduler implements LendingHost {
     range: DecodeRange,
     context: SequenceContext,
     out: Outputs,
+    soloRows: Int32Array,
   ) {
     this.#kv = kv;
     this.#layout = layout;
@@ -81,7 +82,7 @@ export class Scheduler implements LendingHost {
     this.#seats = new Seats(context.generated, this.#shares);
     this.#prefill = new Prefill(kv, this.#shares, (slot) => this.#slots.unpin(slot));
     this.#awaited = new AwaitedPrefixes(this.#prefill, this.#slots);
-    this.#lending = new Lending(range);
+    this.#lending = new Lending(range, soloRows);
     // One row and one home are backed in full from the start, so that any sequence can always run alone.
     kv.reserve(0, layout.maxLen);
     kv.reserve(first, layout.maxLen);
@@ -217,7 +218,7 @@ export class Scheduler implements LendingHost {
    */
   balance(): boolean {
     if (this.#pendingMs() > LEND_ALL_PREFILL_MS) return this.#lending.releaseAll();
-    if (this.#prefill.size === 0) this.#lending.recall();
+    if (this.#prefill.size === 0) this.#lending.balance();
     return false;
   }
 

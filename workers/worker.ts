@@ -1,7 +1,7 @@
 // Entry of an engine worker: the endless Piscina task. It returns only when told to stop, since ending a thread inside
 // a run would abort the process; an exception here means "worker lost" to the main thread.
 import { Engine } from './engine.ts';
-import { Ctl } from './messages.ts';
+import { Ctl, SOLO_WORKER } from './messages.ts';
 import type { FromWorker, WorkerInit } from './messages.ts';
 import { openModel } from './model/open-model.ts';
 import { TextModel } from './text/text-model.ts';
@@ -14,7 +14,9 @@ export default async function run(init: WorkerInit): Promise<void> {
     // The cores of workers that have nothing to decode.
     threadsAlone: init.threads * init.layout.numWorkers,
     role: init.index === 0 ? 'both' : 'decode',
-    verify: init.speculation,
+    decodeAlone: init.index === SOLO_WORKER,
+    // With a solo worker the lead's own range sees a single stream only in passing.
+    verify: init.speculation && init.index === Math.min(SOLO_WORKER, init.layout.numWorkers - 1),
   });
   const engine = new Engine(init, model, text);
   const ctl = new Int32Array(init.ctl);

@@ -55,7 +55,7 @@ const port = parentPort!;
 const gate = new Int32Array(init.gate);
 const model = await openModel(init.model, init.shared, init.layout, {
   threads: init.threads,
-  spin: init.spin,
+  spin: init.spin ? 'always' : 'never',
   role: 'both',
 });
 const kv = new KvMemory(init.model.shape, init.layout, init.shared, init.index, false);

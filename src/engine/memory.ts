@@ -54,6 +54,7 @@ export function allocateShared(shape: ModelShape, layout: SlotLayout, numFlags: 
     marks: new SharedArrayBuffer(4 * (layout.numSlots + 1)),
     generated: new SharedArrayBuffer(4 * layout.numSlots),
     order: new SharedArrayBuffer(4 * Order.size),
+    soloRows: new SharedArrayBuffer(4),
     busy: new SharedArrayBuffer(4 * layout.numWorkers),
     loadLock,
   };

@@ -70,6 +70,12 @@ describe.each(kvTypes)('Engine on real weights with %s KV memory', (kvType) => {
         expect(results.map((result) => result.text)).toEqual(alone);
         if (round === 'cached') expect(results.some((result) => result.cachedTokens > 16)).toBe(true);
       }
+      // One or two at a time: on two workers these run on all cores, and now and then a step does not.
+      for (let i = 0; i < prompts.length; i += 3) {
+        const pair = [i, i + 1].map((at) => generate(engine, prompts[at]!, settings[at]));
+        expect((await Promise.all(pair.map((run) => run.done))).map(({ text }) => text)).toEqual(alone.slice(i, i + 2));
+        expect((await generate(engine, prompts[i + 2]!, settings[i + 2]).done).text).toBe(alone[i + 2]);
+      }
     }
   });
 

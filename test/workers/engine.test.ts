@@ -66,6 +66,33 @@ describe('Engine', () => {
     expect(kit.mostTokens).toBe(128);
   });
 
+  it('leaves few streams to the solo worker, splits many, and gathers them again when they are few', () => {
+    const kit = new EngineKit({ workers: 3, rows: 16, maxLen: 256 });
+    new Int32Array(kit.shared.soloRows)[0] = 4;
+    const running = (): number[] => kit.workers.map(({ engine }) => engine.numDecoding);
+    const settle = (steps = 60): void => {
+      for (let i = 0; i < steps; i++) kit.step(i % 3);
+    };
+    const start = (): number => kit.submit('go on', { ignoreEos: true, maxTokens: 200 });
+    const first = [start(), start(), start(), start()];
+    settle();
+    expect(running()).toEqual([0, 4, 0]);
+    const more = [start(), start()];
+    settle();
+    expect(running().reduce((sum, n) => sum + n)).toBe(6);
+    expect(Math.max(...running())).toBeLessThan(6);
+    for (const id of [...more, ...first.slice(0, 2)]) kit.cancel(id);
+    // The lead looks every 30 ms of real time where to send them.
+    for (let i = 0; i < 40 && running()[1] !== 2; i++) {
+      settle(3);
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+    }
+    expect(running()).toEqual([0, 2, 0]);
+    kit.run();
+    const { text } = new EngineKit({ maxLen: 256 }).answer('go on', { ignoreEos: true, maxTokens: 200 });
+    for (const id of first.slice(2)) expect(kit.outcome(id).text).toBe(text);
+  });
+
   it('ends a request that cannot be encoded without harm to others', () => {
     const kit = new EngineKit({ maxLen: 128 });
     const good = kit.submit('!!say fine !!');

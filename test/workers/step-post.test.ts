@@ -31,7 +31,13 @@ function setUp(): Setup {
   const { port1, port2 } = new MessageChannel();
   ports.push(port1);
   const buffers = { order: new SharedArrayBuffer(4 * Order.size), busy: new SharedArrayBuffer(4 * CORES) };
-  const unused = { flags: buffers.busy, owners: buffers.busy, marks: buffers.busy, generated: buffers.busy };
+  const unused = {
+    flags: buffers.busy,
+    owners: buffers.busy,
+    marks: buffers.busy,
+    generated: buffers.busy,
+    soloRows: buffers.busy,
+  };
   const shared: EngineShared = { ...buffers, ...unused, kv: [] };
   return {
     posts: new StepPost(port1, shared, CORES),

@@ -101,6 +101,7 @@ export function openFakeModel(compiled: CompiledModel, shared: EngineShared, lay
     vocabSize,
     top: null,
     hookMisses: 0,
+    canDecodeAlone: false,
     verifySizes: VERIFY_SIZES,
     verify(slot, tokens, past) {
       if (!VERIFY_SIZES.includes(tokens.length)) throw new Error(`fake model: cannot verify ${tokens.length} tokens`);

@@ -13,8 +13,11 @@ export interface Model {
   /**
    * One decode step over the slots [first, first + n): row i appends tokens[i] at position past[i].
    * Returns logits [n, vocab]; the array belongs to the model and is valid until its next call.
+   * `isAlone`: no other thread computes meanwhile, so it may use their cores; the result is the same.
    */
-  decode(first: number, n: number, tokens: ArrayLike<number>, past: ArrayLike<number>): Float32Array;
+  decode(first: number, n: number, tokens: ArrayLike<number>, past: ArrayLike<number>, isAlone?: boolean): Float32Array;
+  /** `decode` has more cores to use when it is alone. */
+  readonly canDecodeAlone: boolean;
   /**
    * Appends ids at positions past.. of one slot (one prefill chunk; at least 2 ids, except for a one-token prompt).
    * Returns the logits [vocab] after the last id, valid until the next call, or undefined when not wanted.

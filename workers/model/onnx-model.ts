@@ -6,7 +6,7 @@ import type { CompiledModel, KvArray, ModelShape } from '../messages.ts';
 import { GraphNames } from './graph-builder.ts';
 import type { TopRows } from '../sampling/top-rows.ts';
 import type { Model } from './model.ts';
-import { OrtSession, tensor, type Tensor, type Tensors } from './ort-binding.ts';
+import { OrtSession, tensor, type SessionOptions, type Tensor, type Tensors } from './ort-binding.ts';
 import { isLargeVocabulary, TopSelection } from './top-selection.ts';
 import { Verifier } from './verifier.ts';
 
@@ -20,13 +20,15 @@ export interface KvLayout {
 
 export interface OpenOptions {
   threads: number;
-  /** Threads of a prefill that has the machine for itself (Model.prefill, isAlone); default: `threads`. */
+  /** Threads of a run that has the machine for itself (Model, isAlone); default: `threads`. */
   threadsAlone?: number;
+  /** Open decode for such runs too. */
+  decodeAlone?: boolean;
   /** Sessions to load. They share the mapped weights; each costs its own arena. */
   role: 'decode' | 'prefill' | 'both';
   /** Load the graphs of `verify` too; needs decode. */
   verify?: boolean;
-  spin?: boolean;
+  spin?: SessionOptions['spin'];
   /** One Int32 shared by all threads of the process that open models. */
   loadLock?: Int32Array;
   /** Hand out the likeliest tokens (Model.top); default: where the vocabulary is large. */
@@ -55,9 +57,10 @@ export class OnnxModel implements Model {
   #slotLength: number;
   #decode: OrtSession | null;
   #prefill: OrtSession | null;
-  /** The same graph on more threads. */
+  /** The same graphs on more threads. */
+  #decodeAlone: OrtSession | null = null;
   #prefillAlone: OrtSession | null = null;
-  #verifier: Verifier | null;
+  #verifier: Verifier | null = null;
   #selection: TopSelection | null;
   #top: TopRows | null = null;
   #plans = new Map<number, Plan>();
@@ -91,7 +94,8 @@ export class OnnxModel implements Model {
     this.#prefillLogits = new Float32Array(shape.vocabSize);
     const {
       role,
-      verify,
+      verify = false,
+      decodeAlone = false,
       threadsAlone = options.threads,
       selectTop = isLargeVocabulary(shape.vocabSize),
       ...session
@@ -102,7 +106,13 @@ export class OnnxModel implements Model {
     if (role !== 'decode' && threadsAlone > options.threads) {
       this.#prefillAlone = new OrtSession(compiled.prefillPath, { ...session, threads: threadsAlone });
     }
-    this.#verifier = role === 'prefill' || verify !== true ? null : new Verifier(compiled, session);
+    if (role === 'prefill') return;
+    // Threads that wait for each other at every operator must spin; between runs others get the cores.
+    const alone = { ...session, threads: threadsAlone, spin: 'runs' as const };
+    if (decodeAlone && threadsAlone > options.threads) {
+      this.#decodeAlone = new OrtSession(compiled.decodePath, { ...alone, disableFlash: true });
+    }
+    if (verify) this.#verifier = new Verifier(compiled, this.#decodeAlone === null ? session : alone);
   }
 
   get top(): TopRows | null {
@@ -113,7 +123,11 @@ export class OnnxModel implements Model {
     return this.#parts.reduce((sum, part) => sum + (part?.hookMisses ?? 0), 0);
   }
 
-  decode(first: number, n: number, tokens: ArrayLike<number>, past: ArrayLike<number>): Float32Array {
+  get canDecodeAlone(): boolean {
+    return this.#decodeAlone !== null;
+  }
+
+  decode(first: number, n: number, tokens: ArrayLike<number>, past: ArrayLike<number>, isAlone = false): Float32Array {
     if (this.#decode === null) throw new Error('this model was opened without decode');
     if (n < 1) throw new Error('a decode step needs at least one row');
     this.#checkSlots(first, n);
@@ -128,7 +142,7 @@ export class OnnxModel implements Model {
       if (length >= longest) longest = length + 1;
     }
     plan.longest[0] = longest;
-    this.#decode.run(plan.feeds, plan.fetches);
+    ((isAlone ? this.#decodeAlone : null) ?? this.#decode).run(plan.feeds, plan.fetches);
     this.#top = this.#selection?.select(this.#decodeLogits, n) ?? null;
     return this.#decodeLogits.subarray(0, n * this.vocabSize);
   }
@@ -171,7 +185,7 @@ export class OnnxModel implements Model {
   }
 
   get #parts(): (OrtSession | Verifier | TopSelection | null)[] {
-    return [this.#decode, this.#prefill, this.#prefillAlone, this.#verifier, this.#selection];
+    return [this.#decode, this.#decodeAlone, this.#prefill, this.#prefillAlone, this.#verifier, this.#selection];
   }
 
   get verifySizes(): readonly number[] {
@@ -190,7 +204,8 @@ export class OnnxModel implements Model {
 
   dispose(): void {
     for (const part of this.#parts) part?.dispose();
-    this.#decode = this.#prefill = this.#prefillAlone = this.#verifier = this.#selection = null;
+    this.#decode = this.#decodeAlone = this.#prefill = this.#prefillAlone = null;
+    this.#verifier = this.#selection = null;
     this.#plans.clear();
     this.#slotTensors.clear();
   }

@@ -75,8 +75,11 @@ export function installHook(loadLock?: Int32Array): ThreadHealth {
 
 export interface SessionOptions {
   threads: number;
-  /** Spin while waiting for work: faster alone on its cores, much slower on shared ones. */
-  spin?: boolean;
+  /**
+   * Threads spin while they wait for each other: faster alone on their cores, much slower on shared ones. 'runs': only
+   * within a run, so that others get the cores between runs. Default 'never'.
+   */
+  spin?: 'never' | 'runs' | 'always';
   /** Attention without flash kernels: faster for decode steps, slower for long prefill. */
   disableFlash?: boolean;
   /** One Int32 shared by all threads of the process that open sessions; see `withFlashDisabled`. */
@@ -152,7 +155,9 @@ function copyInto(target: Tensor, result: Tensor | undefined, name: string): voi
 }
 
 function sessionOptions(options: SessionOptions): object {
-  const session: Record<string, unknown> = { intra_op: { allow_spinning: options.spin === true ? '1' : '0' } };
+  const { spin = 'never' } = options;
+  const session: Record<string, unknown> = { intra_op: { allow_spinning: spin === 'never' ? '0' : '1' } };
+  if (spin === 'runs') session['force_spinning_stop'] = '1';
   // Smaller pieces of work per thread: 1.2-1.5x at eight rows and more (facts in README).
   if (options.threads >= 2) session['dynamic_block_base'] = '4';
   const prepack = options.prepackTo;

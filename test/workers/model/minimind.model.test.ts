@@ -252,6 +252,7 @@ describe.each(kvTypes)('default model with %s KV memory', (kvType) => {
       generated: new SharedArrayBuffer(4 * layout.numSlots),
       order: new SharedArrayBuffer(8),
       busy: new SharedArrayBuffer(4),
+      soloRows: new SharedArrayBuffer(4),
       loadLock: new SharedArrayBuffer(4),
     };
     const prompts = [0, 1, 2].map((slot) => randomIds(20 + slot, SEED + slot));
