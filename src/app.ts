@@ -103,6 +103,7 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
   const services: Services = {
     engines,
     responses,
+    sessions,
     keys,
     origins,
     metrics,

@@ -6,6 +6,7 @@ import type { EngineSet } from './engine/pool.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { Responses } from './responses/registry.ts';
+import type { Sessions } from './sessions/registry.ts';
 import type { StaticFiles } from './web/static-files.ts';
 
 /** The part of EngineSet that requests use. */
@@ -14,6 +15,7 @@ export type Engines = Pick<EngineSet, 'engines' | 'find' | 'isReady' | 'progress
 export interface Services {
   engines: Engines;
   responses: Responses;
+  sessions: Sessions;
   keys: KeyRing;
   origins: OriginPolicy;
   metrics: Metrics;

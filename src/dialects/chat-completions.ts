@@ -16,6 +16,7 @@ import type { EndEvent, LogEntry } from '../responses/response-log.ts';
 import type { Responses } from '../responses/registry.ts';
 import type { Response } from '../responses/response.ts';
 import { shuttingDown, type Services } from '../services.ts';
+import { messageBytes } from '../sessions/turn.ts';
 import { parseChatRequest } from './chat-request.ts';
 import { tokenObjects } from './logprobs.ts';
 import { BUSY_RESPONSES, watchToEnd } from './watch.ts';
@@ -37,6 +38,8 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
       sampling,
       logprobs: request.logprobs,
       cancelsUnwatched: true,
+      input: messages,
+      extraBytes: messageBytes(messages),
       prompt: { kind: 'chat', messages, tools, history: null, truncation: 'error' },
     };
     return services.responses.createChoices(services.engines.find(request.model), caller, options, request.n);

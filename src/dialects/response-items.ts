@@ -64,12 +64,6 @@ export function outputText(value: string, logprobs: TokenObject[] = []): OutputT
   return { type: 'output_text', text: value, annotations: [], logprobs };
 }
 
-/** An answer as the conversation keeps it. */
-export function withoutLogprobs<T extends Item>(item: T): T {
-  if (item.type !== 'message') return item;
-  return { ...item, content: item.content.map((part) => (part.type === 'output_text' ? outputText(part.text) : part)) };
-}
-
 /** Our own answers carry an empty list, and clients send answers back as they came. */
 function emptyList(value: unknown, param: string): void {
   if (value !== undefined && value !== null && !(Array.isArray(value) && value.length === 0)) unsupported(param);
@@ -187,6 +181,37 @@ export function joinItems(earlier: readonly Item[], own: readonly Item[]): Item[
   if (items.length > Limits.messagesPerRequest) {
     const message = `The conversation has ${items.length} items; at most ${Limits.messagesPerRequest} can be continued.`;
     throw new ServiceError('invalid_request', message, { param: 'input' });
+  }
+  return items;
+}
+
+/**
+ * Messages of another dialect as items: `toMessages` gives the same conversation again. Ids are made from `idBase` and
+ * the place, so that every listing has the same.
+ */
+export function toItems(messages: readonly ChatMessage[], idBase: string): Item[] {
+  const items: Item[] = [];
+  const idAt = (type: Item['type']): string => `${prefixes[type]}_${idBase}_in_${items.length}`;
+  let before: ChatMessage['role'] | null = null;
+  for (const { role: from, content, toolCalls = [], toolCallId = '' } of messages) {
+    if (from === 'tool') {
+      const itemId = idAt('function_call_output');
+      items.push({
+        id: itemId,
+        type: 'function_call_output',
+        call_id: toolCallId,
+        output: content,
+        status: 'completed',
+      });
+    } else if (content !== '' || toolCalls.length === 0 || before === 'assistant') {
+      const part = from === 'assistant' ? outputText(content) : { type: 'input_text' as const, text: content };
+      items.push({ id: idAt('message'), type: 'message', role: from, status: 'completed', content: [part] });
+    }
+    for (const { id: callId, name, arguments: json } of toolCalls) {
+      const itemId = idAt('function_call');
+      items.push({ id: itemId, type: 'function_call', call_id: callId, name, arguments: json, status: 'completed' });
+    }
+    before = from;
   }
   return items;
 }

@@ -9,7 +9,7 @@ import type { Services } from '../services.ts';
 import { unsupported } from './fields.ts';
 import { lastNumber, undecidedMs } from './response-events.ts';
 import { responseObject } from './response-object.ts';
-import { records } from './response-record.ts';
+import { inputItems } from './response-record.ts';
 import { parseCountRequest, parseQuery, queryBoolean, queryInteger } from './response-request.ts';
 import { plan, streamEvents } from './responses.ts';
 
@@ -59,11 +59,8 @@ export function listInputItems(exchange: Exchange, services: Services, id: strin
     order: oneOf(['asc', 'desc'] as const),
     after: (value) => value,
   });
-  const record = records.get(response);
-  if (record === undefined) {
-    throw new ServiceError('unsupported', `${id} was not created by POST /v1/responses; its input is not kept.`);
-  }
-  const items = query.order === 'asc' ? record.items : record.items.toReversed();
+  const oldestFirst = inputItems(services.sessions, response);
+  const items = query.order === 'asc' ? oldestFirst : oldestFirst.toReversed();
   let from = 0;
   if (query.after !== undefined) {
     from = items.findIndex((item) => item.id === query.after) + 1;

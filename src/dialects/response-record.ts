@@ -1,10 +1,11 @@
 // What the Responses API keeps of a request beside its response's log: the fields it gives back, and the conversation
 // to continue from. Lives exactly as long as the response can be read, and its memory is counted there. Responses made
-// by other dialects have no record.
+// by other dialects have no record: their conversation is that of their session, or their request's own.
 import { randomBytes } from 'node:crypto';
 import type { Engine } from '../engine/types.ts';
 import type { Response } from '../responses/response.ts';
-import type { Item } from './response-items.ts';
+import type { Sessions } from '../sessions/registry.ts';
+import { toItems, type Item } from './response-items.ts';
 import type { ResponseRequest } from './response-request.ts';
 
 /** The KV memory of a chain of responses, known to the engine by name as long as one of them can be continued. */
@@ -38,3 +39,8 @@ export interface ResponseRecord {
 }
 
 export const records = new WeakMap<Response, ResponseRecord>();
+
+/** Everything the response was made from, whoever made it, oldest first. Throws what `Sessions.inputOf` throws. */
+export function inputItems(sessions: Sessions, response: Response): readonly Item[] {
+  return records.get(response)?.items ?? toItems(sessions.inputOf(response), response.id.replace(/^resp_/, ''));
+}

@@ -11,11 +11,12 @@ import { HEAD_WAIT_MS, LogWriter } from '../http/log-writer.ts';
 import { observeWrite } from '../metrics.ts';
 import type { Response } from '../responses/response.ts';
 import { shuttingDown, type Services } from '../services.ts';
+import { cutText } from '../sessions/turn.ts';
 import type { PromptInput } from '../../workers/messages.ts';
 import { ResponseEventRenderer } from './response-events.ts';
-import { itemBytes, joinItems, toMessages, withoutLogprobs, type Item } from './response-items.ts';
+import { itemBytes, joinItems, outputText, toMessages, type Item } from './response-items.ts';
 import { outputItems, responseObject } from './response-object.ts';
-import { Conversation, records, type ResponseRecord } from './response-record.ts';
+import { Conversation, inputItems, records } from './response-record.ts';
 import { parseResponseRequest, type ResponseRequest } from './response-request.ts';
 import { BUSY_RESPONSES, watchToEnd } from './watch.ts';
 
@@ -73,7 +74,7 @@ export function plan(services: Services, caller: Caller, request: ResponseReques
   const { previousResponseId: id } = request;
   const parent = id === null ? null : continuable(services, caller, id);
   const engine = services.engines.find(request.model ?? parent?.response.model);
-  const earlier = parent === null ? [] : [...parent.record.items, ...answered(parent.response)];
+  const earlier = parent === null ? [] : [...parent.items, ...answered(parent.response)];
   const items = joinItems(earlier, request.input);
   return {
     engine,
@@ -129,16 +130,11 @@ function conversationAfter(parent: Response | null, engine: Engine): Conversatio
     : new Conversation(engine);
 }
 
-function continuable(services: Services, caller: Caller, id: string): { response: Response; record: ResponseRecord } {
+/** The response to go on from and what it was made from. One of a session is left as it is: this is a fork of it. */
+function continuable(services: Services, caller: Caller, id: string): { response: Response; items: readonly Item[] } {
   const param = 'previous_response_id';
-  const response = services.responses.get(id, caller);
-  const record = response === undefined ? undefined : records.get(response);
-  if (response !== undefined && record === undefined) {
-    throw new ServiceError('unsupported', `${id} was not created by POST /v1/responses; it cannot be continued here.`, {
-      param,
-    });
-  }
-  if (response === undefined || record === undefined || record.conversation === null) {
+  const response = services.responses.get(id.replace(/^chatcmpl-/, 'resp_'), caller);
+  if (response === undefined || records.get(response)?.conversation === null) {
     throw new ServiceError('previous_response_not_found', `Previous response with id '${id}' not found.`, { param });
   }
   if (response.state.kind !== 'ended') {
@@ -149,18 +145,32 @@ function continuable(services: Services, caller: Caller, id: string): { response
   if (response.state.end.reason === 'error') {
     throw new ServiceError('invalid_request', `Response ${id} failed; continue from the one before it.`, { param });
   }
-  return { response, record };
+  try {
+    return { response, items: inputItems(services.sessions, response) };
+  } catch (error) {
+    if (!(error instanceof ServiceError)) throw error;
+    throw new ServiceError('previous_response_not_found', error.message, { param });
+  }
 }
 
-/** The answer as the conversation goes on from it: calls that were cut off are left out, their arguments are no JSON. */
+/**
+ * The answer as the conversation goes on from it: calls that were cut off are left out, their arguments are no JSON,
+ * and so are its logprobs and the text that the user did not hear.
+ */
 function answered(response: Response): Item[] {
-  return outputItems(response)
-    .filter((item) => item.type === 'message' || item.status === 'completed')
-    .map(withoutLogprobs);
+  const items = outputItems(response).filter((item) => item.type === 'message' || item.status === 'completed');
+  let left = response.heardTo ?? Infinity;
+  return items.flatMap((item) => {
+    if (item.type !== 'message') return item;
+    const text = item.content[0]?.text ?? '';
+    const heard = cutText(text, left);
+    left -= text.length;
+    return heard === '' ? [] : { ...item, content: [outputText(heard)] };
+  });
 }
 
 /** Ids of prompt and answer: the engine reuses their KV memory as far as the new prompt agrees. */
 function historyOf(response: Response): number[] | null {
   const prompt = response.promptTokenIds;
-  return prompt === null ? null : [...prompt, ...response.tokenIds];
+  return prompt === null || response.heardTo !== null ? null : [...prompt, ...response.tokenIds];
 }

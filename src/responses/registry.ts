@@ -117,7 +117,9 @@ export class Responses {
     const others: Response[] = [];
     try {
       return this.createWith(engine, caller, options, (first) => {
-        const shared = { ...options, requestKey: undefined, onForgotten: undefined };
+        // Kept and counted once, with the first.
+        const alone = { requestKey: undefined, onForgotten: undefined, input: undefined, extraBytes: undefined };
+        const shared = { ...options, ...alone };
         while (others.length < count - 1) others.push(this.createWith(engine, caller, shared, () => {}));
         first.start(options.prompt, others);
       });
@@ -133,8 +135,7 @@ export class Responses {
    */
   createWith(engine: Engine, caller: Caller, options: CreateResponse, begin: (response: Response) => void): Response {
     this.#evict();
-    const { session, class: latencyClass, sampling, logprobs, deadlineMs, conversation } = options;
-    const { cancelsUnwatched, extraBytes } = options;
+    const { session, class: latencyClass, sampling, logprobs, deadlineMs, conversation, cancelsUnwatched } = options;
     const response = new Response(
       engine,
       caller,
@@ -147,7 +148,8 @@ export class Responses {
         toolNames: options.tools.map((tool) => tool.name),
         conversation,
         cancelsUnwatched,
-        extraBytes,
+        input: options.input,
+        extraBytes: options.extraBytes,
       },
       this.#hooks,
     );

@@ -3,7 +3,7 @@
 // end event, so "finished twice" and "never finished" have one place to be looked for.
 import { randomBytes } from 'node:crypto';
 import { Limits } from '../../protocol/constants.ts';
-import type { LatencyClass, TokenLogprob, ToolCall, Timings, Usage } from '../../protocol/messages.ts';
+import type { ChatMessage, LatencyClass, TokenLogprob, ToolCall, Timings, Usage } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { EndReason, PromptInput } from '../../workers/messages.ts';
@@ -57,7 +57,9 @@ export interface ResponseOptions {
    * runs on until whoever counts its grace time cancels it (native sockets).
    */
   cancelsUnwatched?: boolean | undefined;
-  /** Memory that whoever created it keeps along with it, counted by the retention budget. */
+  /** The messages of this request alone: a session knows what came before them. Absent: the creator keeps its own. */
+  input?: readonly ChatMessage[] | undefined;
+  /** Memory that is kept along with it (`input` too), counted by the retention budget. */
   extraBytes?: number | undefined;
 }
 
@@ -204,6 +206,11 @@ export class Response implements EngineSink {
   /** Its wait in the queue was over at some time; stays false when it ended there. */
   get wasAdmitted(): boolean {
     return this.#prefillAtMs !== null || this.#firstTokenAtMs !== null;
+  }
+
+  /** The messages of its request, without those its session had before; null when its creator keeps them. */
+  get input(): readonly ChatMessage[] | null {
+    return this.#options.input ?? null;
   }
 
   get numSubscribers(): number {

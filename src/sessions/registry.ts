@@ -14,6 +14,7 @@ import { historyPage } from './history-page.ts';
 import type { HistoryPage } from './history-page.ts';
 import { Session } from './session.ts';
 import type { SessionSetup } from './session.ts';
+import { messageBytes } from './turn.ts';
 
 /** The engine that serves a model name or alias (absent: the default model). Throws `unknown_model`. */
 export type EngineFor = (model: string | undefined) => Engine;
@@ -155,6 +156,8 @@ export class Sessions {
       sampling: resolveSampling(session?.sampling, options.sampling),
       logprobs: options.logprobs,
       deadlineMs: options.deadlineMs,
+      input: options.messages,
+      extraBytes: messageBytes(options.messages),
     };
     const replaced = options.supersede === undefined ? [] : (from.named?.(options.supersede) ?? []);
     if (session === null) {
@@ -189,6 +192,18 @@ export class Sessions {
       throw new ServiceError('invalid_request', message, { param: 'heard' });
     }
     this.#sessionOf(response)?.hear(response, offset);
+  }
+
+  /**
+   * The conversation that a response with `input` was made from, the newest message last; a one-off has no more than
+   * its own. Throws what Session.inputOf throws, and `unknown_session` when the session is closed. Is no use of it.
+   */
+  inputOf(response: Response): readonly ChatMessage[] {
+    if (response.sessionId === null) return response.input ?? [];
+    const session = this.#sessionOf(response);
+    if (session !== undefined) return session.inputOf(response);
+    const message = `The session of response ${response.id} is closed, and its conversation with it.`;
+    throw new ServiceError('unknown_session', message);
   }
 
   #sessionOf({ sessionId }: Response): Session | undefined {

@@ -51,6 +51,8 @@ export class Session {
   #active: Response | null = null;
   /** Superseded while they ran: they leave no turn. */
   readonly #replaced = new WeakSet<Response>();
+  /** The newest turn when it began; null: there was none. Turns never change, so it also says what came before. */
+  readonly #begunAfter = new WeakMap<Response, Turn | null>();
   readonly #waiting: { response: Response; request: TurnRequest }[] = [];
   readonly #onChanged: (session: Session, addedBytes: number) => void;
   #isClosed = false;
@@ -95,7 +97,25 @@ export class Session {
 
   /** Everything said so far: what the session began with, then the turns. */
   get messages(): ChatMessage[] {
-    return [...this.#head, ...this.#turns.flatMap((turn) => [...turn.messages, turn.answer])];
+    return [...this.#head, ...messagesOf(this.#turns)];
+  }
+
+  /**
+   * Everything that a response of this session was made from. Throws `session_busy` while it waits for its turn, and
+   * `unknown_session` when that is no longer known: rolled back, or cancelled before its turn came.
+   */
+  inputOf(response: Response): ChatMessage[] {
+    const after = this.#begunAfter.get(response);
+    if (after === undefined && !response.isEnded) {
+      const message = `Response ${response.id} waits for the answer before it, which is a part of its input.`;
+      throw new ServiceError('session_busy', message);
+    }
+    const numBefore = after === null ? 0 : this.#turns.findIndex((turn) => turn === after) + 1;
+    if (after === undefined || (after !== null && numBefore === 0)) {
+      const message = `The session of response ${response.id} no longer holds the conversation it was made from.`;
+      throw new ServiceError('unknown_session', message);
+    }
+    return [...this.#head, ...messagesOf(this.#turns.slice(0, numBefore)), ...(response.input ?? [])];
   }
 
   /** Throws `session_busy` when the queue is full, not counting responses that are about to be replaced. */
@@ -207,6 +227,7 @@ export class Session {
 
   #watch(response: Response, request: TurnRequest): void {
     this.#active = response;
+    this.#begunAfter.set(response, this.#turns.at(-1) ?? null);
     void response.ended.then((end) => {
       this.#active = null;
       if (this.#isClosed) {
@@ -274,6 +295,10 @@ export class Session {
     const space = cut.lastIndexOf(' ');
     return space > 40 ? cut.slice(0, space) : cut;
   }
+}
+
+function messagesOf(turns: readonly Turn[]): ChatMessage[] {
+  return turns.flatMap((turn) => [...turn.messages, turn.answer]);
 }
 
 /** The answer as history keeps it. A tool call that was cut off is left out: its arguments are not JSON yet. */

@@ -61,14 +61,18 @@ export function isSilent(answer: ChatMessage): boolean {
   return answer.content === '' && answer.toolCalls === undefined;
 }
 
+/** The text up to `offset` (UTF-16 units), never through a pair. */
+export function cutText(text: string, offset: number): string {
+  const isInPair = /[\uD800-\uDBFF]/.test(text.charAt(offset - 1)) && /[\uDC00-\uDFFF]/.test(text.charAt(offset));
+  return text.slice(0, Math.max(0, isInPair ? offset - 1 : offset));
+}
+
 /**
- * The turn with its answer's text up to `offset` (UTF-16 units, never through a pair): the same turn when that is all
- * of it, null when nothing is left. The tokens of a cut answer are not known: the next prompt is rendered anew.
+ * The turn with its answer's text up to `offset` (as `cutText` cuts): the same turn when that is all of it, null when nothing is left. The tokens of a cut answer are not known: the next prompt is rendered anew.
  */
 export function cutTurn(turn: Turn, offset: number): Turn | null {
   const { content } = turn.answer;
   if (offset >= content.length) return turn;
-  const isInPair = /[\uD800-\uDBFF]/.test(content.charAt(offset - 1)) && /[\uDC00-\uDFFF]/.test(content.charAt(offset));
-  const answer = { ...turn.answer, content: content.slice(0, isInPair ? offset - 1 : offset) };
+  const answer = { ...turn.answer, content: cutText(content, offset) };
   return isSilent(answer) ? null : { ...turn, answer, tokens: null };
 }

@@ -352,10 +352,6 @@ describe('GET and DELETE /v1/responses/{id}', () => {
     expect(events.map((event) => event.sequence_number)).toEqual(events.map((_, index) => index));
     expect(textOf(events)).toBe('Hello world.');
     expect(await client.responses.retrieve(completionId)).toMatchObject({ id, status: 'completed' });
-    const items = await fetch(`${test.url}/v1/responses/${id}/input_items`);
-    expect(await errorOf(items)).toMatchObject({ code: 'unsupported' });
-    const next = await post('responses', { input: 'Hi', previous_response_id: id });
-    expect(await errorOf(next)).toMatchObject({ code: 'unsupported', param: 'previous_response_id' });
   });
 
   it('goes on while anybody watches, and ends with the last of them', async () => {
