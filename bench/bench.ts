@@ -44,6 +44,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'what does a later turn cost beside its new tokens alone, and is a shared system prompt computed once?',
     load: () => import('./turns.ts'),
   },
+  solo: {
+    question: 'what do few streams gain from decoding on all cores, alone and beside a busy process?',
+    load: () => import('./solo.ts'),
+  },
   speculate: {
     question: 'what does guessing tokens ahead gain for one answer at a time, on copies and on chat?',
     load: () => import('./speculate.ts'),

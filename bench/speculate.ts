@@ -48,6 +48,7 @@ export const bench: Bench = {
           workers: 1,
           threads: flags.integer('threads'),
           speculation,
+          solo: true,
           slots: 4,
           maxContext: 2048,
           kvMemoryBytes: 1 << 30,

@@ -46,6 +46,7 @@ export interface Config {
   /** Per worker. */
   threads: number;
   speculation: boolean;
+  solo: boolean;
   slots: number;
   /** Tokens; null: 4,096, or the model's own if that is shorter. */
   maxContext: number | null;
@@ -126,6 +127,14 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     defaultText: 'auto',
     meaning:
       'auto guesses tokens ahead from prompt and answer while an answer decodes alone and it pays; off never does. Texts are the same.',
+    parse: onOff('auto', 'off'),
+    fallback: () => true,
+  },
+  solo: {
+    name: 'SOLO',
+    defaultText: 'auto',
+    meaning:
+      'auto decodes few streams (up to 8) on all cores while nothing else computes and it pays; off never does. Texts are the same.',
     parse: onOff('auto', 'off'),
     fallback: () => true,
   },

@@ -269,6 +269,8 @@ export interface WorkerInit {
   threads: number;
   /** Guess tokens ahead while one sequence decodes alone. */
   speculation: boolean;
+  /** Few streams may decode on all cores, in worker SOLO_WORKER. */
+  solo: boolean;
   debugOwners: boolean;
 }
 

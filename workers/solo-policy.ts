@@ -7,10 +7,12 @@ export const MAX_SOLO_ROWS = 8;
 /** Steps of each kind that are measured before the two are compared. */
 const MIN_STEPS = 4;
 /** Weight of the latest step in the mean: one collapse in ten steps must show. */
-const FADE = 0.15;
+const FADE = 0.2;
+/** A step counts as no more than so many of the other kind: one long pause of the machine must not decide for seconds. */
+const MAX_STEP = 3;
 /** After so many steps of one kind the other is measured again, for so many steps. */
-const PROBE_AFTER = 192;
-const PROBE_STEPS = 2;
+const PROBE_AFTER = 128;
+const PROBE_STEPS = 3;
 /** Cost of a step apart from its rows, in rows: what splitting rows among workers cannot share out. */
 const FIXED_COST_ROWS = 2.3;
 
@@ -56,7 +58,10 @@ export class SoloPolicy {
     const cost = this.#costs[rows];
     if (cost === undefined) return;
     if (wasAlone) {
-      cost.alone += (ms - cost.alone) * Math.max(FADE, 1 / ++cost.aloneSteps);
-    } else cost.own += (ms - cost.own) * Math.max(FADE, 1 / ++cost.ownSteps);
+      cost.alone += (Math.min(ms, MAX_STEP * cost.own) - cost.alone) * Math.max(FADE, 1 / ++cost.aloneSteps);
+    } else {
+      const most = cost.aloneSteps > 0 ? MAX_STEP * cost.alone : Infinity;
+      cost.own += (Math.min(ms, most) - cost.own) * Math.max(FADE, 1 / ++cost.ownSteps);
+    }
   }
 }

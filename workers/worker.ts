@@ -14,9 +14,9 @@ export default async function run(init: WorkerInit): Promise<void> {
     // The cores of workers that have nothing to decode.
     threadsAlone: init.threads * init.layout.numWorkers,
     role: init.index === 0 ? 'both' : 'decode',
-    decodeAlone: init.index === SOLO_WORKER,
+    decodeAlone: init.solo && init.index === SOLO_WORKER,
     // With a solo worker the lead's own range sees a single stream only in passing.
-    verify: init.speculation && init.index === Math.min(SOLO_WORKER, init.layout.numWorkers - 1),
+    verify: init.speculation && (!init.solo || init.index === Math.min(SOLO_WORKER, init.layout.numWorkers - 1)),
   });
   const engine = new Engine(init, model, text);
   const ctl = new Int32Array(init.ctl);

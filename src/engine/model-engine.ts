@@ -197,6 +197,7 @@ export class ModelEngine implements Engine {
       port: port2,
       threads: this.#options.threads,
       speculation: this.#options.speculation,
+      solo: this.#options.solo,
       debugOwners: this.#options.debugOwners,
     };
     const task = this.#pool!.run(init, { transferList: [port2] });

@@ -31,6 +31,8 @@ export interface EngineOptions {
   threads: number;
   /** Guess tokens ahead while one answer decodes alone in a worker. */
   speculation: boolean;
+  /** Few streams may decode on all cores. */
+  solo: boolean;
   slots: number;
   /** Null: 4,096, or the model's own if that is shorter. */
   maxContext: number | null;

@@ -16,6 +16,7 @@ async function start(workers: number, kvType: KvType): Promise<EngineSet> {
     workers,
     threads: 1,
     speculation: true,
+    solo: true,
     slots: 32,
     maxContext: 2048,
     kvMemoryBytes: 1 << 30,

@@ -20,6 +20,7 @@ function start(workers: number, maxContext: number): EngineSet {
     kvMemoryBytes: KV_MEMORY,
     kvType: 'auto',
     speculation: false,
+    solo: true,
     cacheDir: join(tmpdir(), 'tokenwire-test-cache'),
     log: quiet,
     debugOwners: true,

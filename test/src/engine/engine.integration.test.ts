@@ -15,6 +15,7 @@ async function start(model: string, options: Partial<EngineOptions> = {}): Promi
     workers: 2,
     threads: 1,
     speculation: true,
+    solo: true,
     slots: 16,
     maxContext: 2048,
     kvMemoryBytes: 1 << 30,

@@ -115,7 +115,7 @@ export class EngineKit {
     const { port1, port2 } = new MessageChannel();
     const ctl = new SharedArrayBuffer(4 * Ctl.size);
     const { layout, shared } = this;
-    const rest = { threads: 1, speculation: this.#speculation, debugOwners: true };
+    const rest = { threads: 1, speculation: this.#speculation, solo: false, debugOwners: true };
     const init = { index, model: this.#compiled, layout, shared, ctl, port: port2, ...rest };
     const model = openFakeModel(this.#compiled, shared, layout);
     const prefill: Model['prefill'] = (slot, ids, past, wantLogits, isAlone) => {
