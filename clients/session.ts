@@ -174,6 +174,17 @@ export class Session {
     return messages;
   }
 
+  /** Learns anew what the server keeps: after another program, or this one before a restart, has used the session. */
+  async refresh(options: WaitOptions = {}): Promise<ChatMessage[]> {
+    const answer = await this.#ask(
+      (lane, requestId, session) => [Op.OpenSession, lane, requestId, { session }],
+      options,
+    );
+    if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
+    this.#know(answer[3], this.#running.size === 0);
+    return this.history(options);
+  }
+
   /**
    * Keeps the first `numTurns` turns (a turn is what one `send` sent, with its answer) and forgets the later ones.
    * Fails with `session_busy` while an answer runs and with `invalid_request` when there are fewer turns.

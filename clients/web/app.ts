@@ -50,11 +50,14 @@ export class App {
     if (stored.length === 0) this.#addView(new Chat(client));
     this.#layOut();
     document.addEventListener('keydown', (event) => this.#keyPressed(event));
-    // The last chance to note an answer under way, for the next visit.
+    // The last chances to note how far an answer is: the next visit goes on from there. A hidden page may be discarded.
     addEventListener('pagehide', () => {
       this.#store();
       // What happens now (answers cut off by leaving) must not overwrite it.
       this.#isLeaving = true;
+    });
+    document.addEventListener('visibilitychange', () => {
+      if (document.visibilityState === 'hidden') this.#store();
     });
     this.stateChanged(client.state);
   }

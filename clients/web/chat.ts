@@ -5,7 +5,7 @@ import type { ChatMessage, Client, ResponseStream, SendOptions, Session, Session
 import { defaultSampling } from '../../protocol/sampling.ts';
 import type { ModelInfo, SamplingParams } from '../index.ts';
 import { noSettings } from './store.ts';
-import type { ChatSettings, StoredChat } from './store.ts';
+import type { ChatSettings, StoredChat, Unfinished } from './store.ts';
 
 export interface Turn {
   question: string;
@@ -31,6 +31,7 @@ export interface TurnStats {
 export type ChatChange = { kind: 'turns' } | { kind: 'turn'; turn: Turn } | { kind: 'about' };
 
 const TITLE_CHARS = 60;
+const LEFT = 'Cut off when the page was left.';
 const LOST = 'The server no longer has the rest of this answer.';
 const WAITING = 'The connection was lost. The answer goes on when it is back.';
 
@@ -43,6 +44,8 @@ export class Chat {
   onLoading: (message: string | null) => void = () => {};
   #settings: ChatSettings;
   #session: Session;
+  /** What was there of the running answer when its response was taken up: not in the response's own text. */
+  #before = '';
   readonly #client: Client;
 
   constructor(client: Client, stored?: StoredChat) {
@@ -88,15 +91,7 @@ export class Chat {
   /** Sends a question. Ignored while an answer runs. */
   send(question: string): void {
     if (this.running !== null || question.trim() === '') return;
-    const turn: Turn = {
-      question,
-      answer: '',
-      state: 'running',
-      response: null,
-      stats: null,
-      notice: null,
-      isKept: false,
-    };
+    const turn = newTurn(question);
     this.turns.push(turn);
     this.onChange({ kind: 'turns' });
     this.#run(turn);
@@ -158,8 +153,14 @@ export class Chat {
       session: this.turns.length === 0 ? null : this.#session.id,
       settings: this.#settings,
       messages: this.#session.messages.slice(),
-      unfinished: running === null ? null : { question: running.question, answer: running.answer },
+      unfinished: running === null ? null : this.#unfinished(running),
     };
+  }
+
+  /** Text and position of one moment: what comes after the position continues the text. */
+  #unfinished({ question, answer, response }: Turn): Unfinished {
+    if (response === null) return { question, answer, position: null };
+    return { question, answer: this.#before + response.text, position: response.position };
   }
 
   /** Takes the last turn out of the conversation. What a session was made from cannot be rolled back: make another. */
@@ -201,59 +202,55 @@ export class Chat {
     if (origin !== 'kept') this.onStore();
   }
 
-  async #restore(stored: StoredChat): Promise<void> {
-    if (stored.session === null) return;
+  /** Goes on with an answer under way, then takes over what the server knows of the conversation. */
+  async #restore({ session, messages, unfinished }: StoredChat): Promise<void> {
+    const turn = unfinished === null ? null : this.#showUnfinished(unfinished);
     try {
-      const { active } = await this.#session.ready();
-      await Promise.all(active.map((response) => this.#endLeft(response)));
-      const history = await this.#session.history();
-      if (JSON.stringify(history) !== JSON.stringify(stored.messages)) this.#show(history);
+      if (turn !== null && session !== null) await this.#goOn(turn, unfinished?.position ?? null);
+      const history = session === null ? messages : await this.#session.refresh();
+      const isShown = turn === null ? JSON.stringify(history) === JSON.stringify(messages) : turn.state !== 'failed';
+      if (!isShown) this.#show(history, turn === null ? [] : [turn]);
     } catch {
       // The local copy stands; sending will say what is wrong.
     }
-    if (stored.unfinished !== null) this.#showUnfinished(stored.unfinished);
+    if (turn?.state === 'running') this.#fail(turn, new Error(LEFT));
     this.onStore();
   }
 
-  /** An answer that still runs for the page as it was before: nobody reads it, and it keeps the session busy. */
-  async #endLeft(response: string): Promise<void> {
-    await this.#client.watch({ response }).cancel();
-  }
-
-  /** The answer under way when the page was left: the server kept the part it had delivered, or nothing. */
-  #showUnfinished(unfinished: { question: string; answer: string }): void {
-    if (this.running !== null) return;
-    const notice = 'Cut off when the page was left.';
-    const last = this.turns.at(-1);
-    if (last?.question === unfinished.question) {
-      last.state = 'cancelled';
-      last.notice = notice;
-      this.onChange({ kind: 'turn', turn: last });
-      return;
-    }
-    this.turns.push({ ...unfinished, state: 'failed', response: null, stats: null, notice, isKept: false });
+  #showUnfinished({ question, answer }: Unfinished): Turn {
+    const turn: Turn = { ...newTurn(question), answer };
+    this.turns.push(turn);
     this.onChange({ kind: 'turns' });
+    return turn;
   }
 
-  /** Replaces the turns by those of a history. */
-  #show(messages: readonly ChatMessage[]): void {
+  /** Follows the answer from where the page left it, or from its beginning. It may have ended meanwhile. */
+  async #goOn(turn: Turn, position: Unfinished['position']): Promise<void> {
+    const from = position ?? (await this.#session.ready()).active.map((response) => ({ response })).at(-1);
+    if (from === undefined) return this.#fail(turn, new Error(LEFT));
+    await this.#take(turn, this.#client.watch(from), position === null ? '' : turn.answer);
+    if (turn.state === 'failed') this.#notice(turn, LEFT);
+  }
+
+  /**
+   * Replaces the turns by those of a history. Of an answer whose rest was `lost` here, the history has what the server
+   * kept, or nothing: then what was shown stays.
+   */
+  #show(messages: readonly ChatMessage[], lost: readonly Turn[] = []): void {
     if (this.running !== null) return;
     this.turns.length = 0;
     for (const message of messages) {
       const last = this.turns.at(-1);
       if (message.role === 'user') {
-        this.turns.push({
-          question: message.content,
-          answer: '',
-          state: 'done',
-          response: null,
-          stats: null,
-          notice: null,
-          isKept: true,
-        });
+        this.turns.push({ ...newTurn(message.content), state: 'done', isKept: true });
       } else if (message.role === 'assistant' && last !== undefined) {
         last.answer += message.content;
       }
+    }
+    for (const turn of lost) {
+      const last = this.turns.at(-1);
+      if (last?.question !== turn.question) this.turns.push(turn);
+      else Object.assign(last, { state: 'cancelled', notice: LEFT });
     }
     this.onChange({ kind: 'turns' });
   }
@@ -261,21 +258,28 @@ export class Chat {
   #run(turn: Turn): void {
     const { sampling } = this;
     const options: SendOptions = { ...sampling };
-    const response = this.#session.send(turn.question, options);
+    void this.#take(turn, this.#session.send(turn.question, options), '');
+    this.onStore();
+  }
+
+  /** The response writes the rest of this turn's answer, behind the text that is there. Fulfils when it has ended. */
+  #take(turn: Turn, response: ResponseStream, before: string): Promise<void> {
     turn.response = response;
+    this.#before = before;
     response.onState(({ state }) => {
       if (state === 'waiting' && !response.isEnded) this.#notice(turn, WAITING);
       else if (turn.notice === WAITING) this.#notice(turn, null);
     });
-    this.onStore();
-    void this.#follow(turn, response);
+    return this.#follow(turn, response, before);
   }
 
-  async #follow(turn: Turn, response: ResponseStream): Promise<void> {
+  async #follow(turn: Turn, response: ResponseStream, before: string): Promise<void> {
+    // An answer taken up in its middle comes in one rush at first: that is no speed.
+    const isLive = response.numEvents === 0 && turn.answer === '';
     try {
-      for await (const piece of response) {
-        turn.answer += piece;
-        turn.stats = liveStats(response);
+      for await (const _ of response) {
+        turn.answer = before + response.text;
+        turn.stats = liveStats(response, isLive);
         this.onChange({ kind: 'turn', turn });
       }
       const { reason, cancelledBy, usage, timings } = await response.finished;
@@ -285,7 +289,7 @@ export class Chat {
       const decodeMs = timings.totalMs - timings.ttftMs;
       const isMeasured = usage.completionTokens > 1 && decodeMs > 0;
       turn.stats = {
-        firstTextMs: response.firstTextMs,
+        firstTextMs: isLive ? response.firstTextMs : timings.ttftMs,
         numTokens: usage.completionTokens,
         tokensPerSecond: isMeasured ? ((usage.completionTokens - 1) * 1000) / decodeMs : null,
       };
@@ -318,12 +322,17 @@ export class Chat {
   }
 }
 
+function newTurn(question: string): Turn {
+  return { question, answer: '', state: 'running', response: null, stats: null, notice: null, isKept: false };
+}
+
 function numAnswers(messages: readonly ChatMessage[]): number {
   return messages.filter(({ role }) => role === 'assistant').length;
 }
 
-function liveStats(response: ResponseStream): TurnStats {
-  const { firstTextMs, numEvents } = response;
+function liveStats(response: ResponseStream, isLive: boolean): TurnStats {
+  const { numEvents } = response;
+  const firstTextMs = isLive ? response.firstTextMs : null;
   const decodeMs = firstTextMs === null ? 0 : response.elapsedMs - firstTextMs;
   // Before that, one late frame would show as a wild number.
   const isSettled = decodeMs > 150 && numEvents > 3;

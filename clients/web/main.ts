@@ -24,8 +24,6 @@ client.onState((state) => {
   app.stateChanged(state);
 });
 banner.show(client.state);
-// Leaving is done with: the server need not go on with answers that nobody will read.
-addEventListener('pagehide', () => client.close());
 addEventListener('pageshow', (event) => {
   if (event.persisted) location.reload();
 });

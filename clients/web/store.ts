@@ -1,6 +1,7 @@
 // What this browser remembers: the chats with a copy of what was said (the server's history is the truth, the copy
 // serves when the server was restarted), the theme and the key. Storage may be full or forbidden: then nothing is kept.
 import type { ChatMessage } from '../../protocol/messages.ts';
+import type { ResponsePosition } from '../index.ts';
 
 export interface ChatSettings {
   /** Model id; null is the server's default. */
@@ -16,8 +17,16 @@ export interface StoredChat {
   session: string | null;
   settings: ChatSettings;
   messages: ChatMessage[];
-  /** A question whose answer was under way when the page was left, with the text it had by then. */
-  unfinished: { question: string; answer: string } | null;
+  /** An answer that was under way when the page was left. */
+  unfinished: Unfinished | null;
+}
+
+export interface Unfinished {
+  question: string;
+  /** The text up to `position`. */
+  answer: string;
+  /** Null when the server had not named the response yet. */
+  position: ResponsePosition | null;
 }
 
 export const noSettings: ChatSettings = { model: null, system: '', temperature: null, maxTokens: null };
@@ -45,7 +54,8 @@ export function writeStored(name: string, value: string | null): void {
 export function readChats(): StoredChat[] {
   try {
     const value: unknown = JSON.parse(readStored('chats') ?? '[]');
-    return Array.isArray(value) ? value.filter(isStoredChat) : [];
+    const chats = Array.isArray(value) ? value.filter(isStoredChat) : [];
+    return chats.map((chat) => ({ ...chat, unfinished: isUnfinished(chat.unfinished) ? chat.unfinished : null }));
   } catch {
     return [];
   }
@@ -66,4 +76,13 @@ function isStoredChat(value: unknown): value is StoredChat {
     Array.isArray(chat.messages) &&
     chat.messages.every((message) => typeof message?.role === 'string' && typeof message.content === 'string')
   );
+}
+
+function isUnfinished(value: unknown): value is Unfinished {
+  if (typeof value !== 'object' || value === null) return false;
+  const { question, answer, position } = value as Partial<Unfinished>;
+  if (typeof question !== 'string' || typeof answer !== 'string' || position === undefined) return false;
+  if (position === null) return true;
+  const { response, epoch, lastSeq } = position;
+  return typeof response === 'string' && typeof epoch === 'string' && Number.isInteger(lastSeq) && lastSeq >= 0;
 }

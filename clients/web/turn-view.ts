@@ -101,8 +101,8 @@ export class TurnView {
 }
 
 function statsText(turn: Turn): string {
-  const { stats, state } = turn;
-  if (stats === null) return state === 'running' ? 'waiting for the first token' : '';
+  const { stats, state, answer } = turn;
+  if (stats === null) return state === 'running' && answer === '' ? 'waiting for the first token' : '';
   const parts: string[] = [];
   if (stats.tokensPerSecond !== null) parts.push(`${formatRate(stats.tokensPerSecond)} tok/s`);
   if (stats.firstTextMs !== null) parts.push(`TTFT ${Math.round(stats.firstTextMs)} ms`);

@@ -96,18 +96,54 @@ describe.skipIf(executable === null)('The chat page on the server with the fake 
     expect(await chat.pane(0).locator('.question').allTextContents()).toEqual(['remember the first', 'and go on']);
   });
 
-  it('left in the middle of an answer shows it as cut off, and answers again', async () => {
+  it('left in the middle of an answer goes on with it in every chat, twice, and shows what the server has', async () => {
     const chat = await open();
-    await chat.ask(0, saying(100));
+    await chat.openFour();
+    await chat.page.keyboard.insertText(saying(100));
+    await chat.page.keyboard.press('Control+Enter');
+    for (let index = 0; index < 4; index++) await chat.hasBegun(index);
+    for (let count = 0; count < 2; count++) {
+      const before = await chat.answerText(3);
+      await chat.page.reload();
+      await chat.connected();
+      expect(await chat.pane(3).locator('.turn').count()).toBe(1);
+      expect(await chat.answerText(3)).toContain(before);
+      await chat.isLongerThan(3, before.length);
+    }
+    for (let index = 0; index < 4; index++) await chat.isIn(index, 'done');
+    const shown = await Promise.all([0, 1, 2, 3].map((index) => chat.answerText(index)));
+    await chat.page.reload();
+    await chat.connected();
+    for (let index = 0; index < 4; index++) {
+      await chat.pane(index).locator('.turn').waitFor();
+      expect(await chat.pane(index).locator('.question').allTextContents()).toEqual([saying(100)]);
+      expect(await chat.answerText(index)).toBe(shown[index]);
+    }
+    await chat.pane(0).locator('[aria-label="Answer again"]').click();
+    await chat.isIn(0, 'running');
+    await chat.isIn(0, 'done');
+    expect(await chat.pane(0).locator('.turn').count()).toBe(1);
+  });
+
+  it('shows an answer that ended while the page was away, and stops one that it took up', async () => {
+    const chat = await open();
+    await chat.ask(0, saying(60));
+    await chat.hasBegun(0);
+    await chat.page.goto('about:blank');
+    await chat.page.waitForTimeout(1500);
+    await chat.page.goto(server.url);
+    await chat.isIn(0, 'done');
+    expect(await chat.answerText(0)).toContain('again and again');
+    await chat.ask(0, saying(400));
     await chat.hasBegun(0);
     await chat.page.reload();
+    await chat.isIn(0, 'running');
     await chat.connected();
-    await chat.pane(0).locator('.turn-notice').filter({ hasText: 'Cut off' }).waitFor();
-    await chat.pane(0).locator('[aria-label="Answer again"]').click();
+    await chat.pane(0).getByRole('button', { name: 'Stop (Escape)' }).click();
+    await chat.isIn(0, 'cancelled');
+    await chat.ask(0, 'and go on');
     await chat.isIn(0, 'done');
-    await chat.page.reload();
-    await chat.connected();
-    expect(await chat.pane(0).locator('.question').allTextContents()).toEqual([saying(100)]);
+    expect(await chat.pane(0).locator('.turn').count()).toBe(3);
   });
 
   it('goes on with an answer when the network is killed in the middle, and shows the same text as the server has', async () => {

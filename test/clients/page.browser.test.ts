@@ -200,15 +200,64 @@ describe.skipIf(executable === null)('The chat page', () => {
     expect(server.peer.messages(Op.Rollback)).toEqual([]);
   });
 
-  it('keeps an answer that was under way when the page was left, marked as cut off', async () => {
-    const { chat } = await open({ script: () => ({ pieces: words('one two three four five'), pauseMs: 300 }) });
+  it('goes on after a reload from the event it had last', async () => {
+    const { server, chat } = await open({
+      script: () => ({ pieces: words('one two three four five six'), pauseMs: 250 }),
+    });
+    await chat.ask(0, 'count');
+    await chat.hasBegun(0);
+    await chat.page.reload();
+    await chat.isIn(0, 'done');
+    expect(await chat.answerText(0)).toBe('one two three four five six');
+    expect(await chat.pane(0).locator('.turn-notice').textContent()).toBe('');
+    const resumed = server.peer.received.flatMap((message) => (message[0] === Op.Resume ? message[3].lastSeq : []));
+    expect(resumed).toEqual([expect.any(Number)]);
+    expect(resumed[0]).toBeGreaterThan(0);
+    // What was taken up counts as a turn: another question goes behind it, and it can be asked again.
+    await chat.pane(0).getByRole('button', { name: 'Answer again' }).click();
+    await chat.isIn(0, 'running');
+    await chat.isIn(0, 'done');
+    expect(server.peer.messages(Op.Rollback).map((message) => message[4])).toEqual([0]);
+    expect(await chat.pane(0).locator('.turn').count()).toBe(1);
+  });
+
+  it('keeps what it had of an answer whose rest is gone after a reload, marked as cut off', async () => {
+    const { chat } = await open({
+      script: () => ({ pieces: words('one two three four five'), pauseMs: 300 }),
+      intercept: (message, peer) => {
+        if (message[0] !== Op.Resume) return false;
+        peer.send([Op.Resumed, message[1], message[2], false, null, message[3].response, null, null]);
+        return true;
+      },
+    });
     await chat.ask(0, 'count');
     await chat.hasBegun(0);
     await chat.page.reload();
     await chat.connected();
     await chat.pane(0).locator('.turn-notice').filter({ hasText: 'Cut off' }).waitFor();
-    expect(await chat.pane(0).locator('.question').textContent()).toBe('count');
+    expect(await chat.pane(0).locator('.question').allTextContents()).toEqual(['count']);
     expect(await chat.answerText(0)).toContain('one');
+  });
+
+  it.each([
+    ['no position', { question: 'count', answer: 'one' }],
+    ['a broken position', { question: 'count', answer: 'one', position: { response: 7 } }],
+    ['something else', 'count'],
+  ])('starts although the browser remembers %s of an answer under way', async (_, unfinished) => {
+    const { chat } = await open();
+    await chat.ask(0, 'before');
+    await chat.isIn(0, 'done');
+    await chat.page.evaluate((value) => {
+      const stored = JSON.parse(localStorage.getItem('tokenwire.chats')!) as object[];
+      const chats = JSON.stringify([{ ...stored[0], unfinished: value }]);
+      // Leaving the page stores what it shows: this comes behind it.
+      addEventListener('pagehide', () => localStorage.setItem('tokenwire.chats', chats));
+    }, unfinished);
+    await chat.page.reload();
+    await chat.connected();
+    expect(await chat.pane(0).locator('.question').allTextContents()).toEqual(['before']);
+    await chat.ask(0, 'after');
+    await chat.isIn(0, 'done');
   });
 
   it('asks for a key when the server wants one, and uses it', async () => {
