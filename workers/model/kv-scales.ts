@@ -13,15 +13,18 @@ const LEVELS = 127;
 /** Keeps a channel that was always zero from dividing by zero. */
 const MIN_LARGEST = 1e-6;
 
-/** `graph` must hold its KV memory in float32, and `shape` say so. Throws an Error when it computes no numbers. */
-export function calibrateKv(graph: string, shape: ModelShape, firstToken: number): LayerKvScales[] {
+/**
+ * `rotaryDim`: leading channels of a key that positions rotate. `graph` must hold its KV memory in float32, and `shape` say so.
+ * Throws an Error when it computes no numbers.
+ */
+export function calibrateKv(graph: string, shape: ModelShape, rotaryDim: number, firstToken: number): LayerKvScales[] {
   const length = Math.min(MAX_LENGTH, shape.maxPositions);
   return withSession(graph, (session) => {
     const rows = openRows(session, shape, ROWS, length);
     writeTexts(rows, { numRows: ROWS, length, vocabSize: shape.vocabSize, firstToken });
     return Array.from({ length: shape.numLayers }, (_, layer) => ({
-      k: scalesOf(rows.kv[2 * layer] as Float32Array, shape, length, true),
-      v: scalesOf(rows.kv[2 * layer + 1] as Float32Array, shape, length, false),
+      k: scalesOf(rows.kv[2 * layer] as Float32Array, shape, length, rotaryDim),
+      v: scalesOf(rows.kv[2 * layer + 1] as Float32Array, shape, length, 0),
     }));
   });
 }
@@ -31,9 +34,9 @@ export function calibrateKv(graph: string, shape: ModelShape, firstToken: number
  * length of the pair: at another position the same key lies elsewhere on that circle, also at positions far beyond
  * the texts seen here.
  */
-function scalesOf(values: Float32Array, shape: ModelShape, length: number, isRotated: boolean): Float32Array {
+function scalesOf(values: Float32Array, shape: ModelShape, length: number, rotaryDim: number): Float32Array {
   const { numKvHeads, headDim } = shape;
-  const half = headDim / 2;
+  const half = rotaryDim / 2;
   const largest = new Float32Array(numKvHeads * headDim).fill(MIN_LARGEST);
   // The last token of a text was never computed.
   for (let start = 0; start < values.length; start += headDim) {
@@ -42,7 +45,7 @@ function scalesOf(values: Float32Array, shape: ModelShape, length: number, isRot
     if (position === length - 1) continue;
     for (let i = 0; i < headDim; i++) {
       const value = values[start + i]!;
-      const size = isRotated ? Math.hypot(value, values[start + ((i + half) % headDim)]!) : Math.abs(value);
+      const size = i < rotaryDim ? Math.hypot(value, values[start + ((i + half) % rotaryDim)]!) : Math.abs(value);
       if (!Number.isFinite(size)) throw new Error('the model computes no numbers; its KV memory cannot be calibrated');
       if (size > largest[head * headDim + i]!) largest[head * headDim + i] = size;
     }

