@@ -5,14 +5,19 @@
 /** More rows are better split among the workers whatever is measured. */
 export const MAX_SOLO_ROWS = 8;
 /** Steps of each kind that are measured before the two are compared. */
-const MIN_STEPS = 4;
+const MIN_STEPS = 6;
+/** Steps after a change of kind that are not measured: the other core's caches are cold, its thread asleep. */
+const SETTLE_STEPS = 4;
 /** Weight of the latest step in the mean: one collapse in ten steps must show. */
 const FADE = 0.2;
 /** A step counts as no more than so many of the other kind: one long pause of the machine must not decide for seconds. */
 const MAX_STEP = 3;
-/** After so many steps of one kind the other is measured again, for so many steps. */
-const PROBE_AFTER = 128;
-const PROBE_STEPS = 3;
+/** After so many steps of one kind the other is tried, for so many; the pause doubles while nothing changes by it. */
+const MIN_PAUSE = 192;
+const MAX_PAUSE = 1536;
+const TRIAL_STEPS = SETTLE_STEPS + 8;
+/** To begin with all cores a step must cost less than so much of the other kind: changing has its price. */
+const MIN_GAIN = 0.92;
 /** Cost of a step apart from its rows, in rows: what splitting rows among workers cannot share out. */
 const FIXED_COST_ROWS = 2.3;
 
@@ -27,7 +32,13 @@ interface Cost {
 export class SoloPolicy {
   readonly #numWorkers: number;
   readonly #costs: Cost[];
-  #sinceProbe = 0;
+  #wasAlone = false;
+  /** Steps of the present kind since it began. */
+  #run = 0;
+  #sinceTrial = 0;
+  #pause = MIN_PAUSE;
+  /** The verdict before the trial under way. */
+  #isBetterBefore = true;
 
   constructor(numWorkers: number) {
     this.#numWorkers = numWorkers;
@@ -41,8 +52,13 @@ export class SoloPolicy {
     if (cost.ownSteps < MIN_STEPS) return false;
     if (cost.aloneSteps < MIN_STEPS) return true;
     const isBetter = this.isBetter(rows);
-    if (this.#sinceProbe >= PROBE_AFTER + PROBE_STEPS) this.#sinceProbe = 0;
-    return this.#sinceProbe++ < PROBE_AFTER ? isBetter : !isBetter;
+    const step = this.#sinceTrial++ - this.#pause;
+    if (step <= 0) this.#isBetterBefore = isBetter;
+    if (step < 0) return isBetter;
+    if (step < TRIAL_STEPS) return !this.#isBetterBefore;
+    this.#sinceTrial = 0;
+    this.#pause = isBetter === this.#isBetterBefore ? Math.min(MAX_PAUSE, 2 * this.#pause) : MIN_PAUSE;
+    return isBetter;
   }
 
   /** Rows decode faster alone than they would split among all workers. True until it was measured. */
@@ -51,12 +67,15 @@ export class SoloPolicy {
     if (cost === undefined) return false;
     if (cost.ownSteps < MIN_STEPS || cost.aloneSteps < MIN_STEPS) return true;
     const split = (FIXED_COST_ROWS + Math.ceil(rows / this.#numWorkers)) / (FIXED_COST_ROWS + rows);
-    return cost.alone < cost.own * split;
+    return cost.alone < cost.own * split * (this.#wasAlone ? 1 : MIN_GAIN);
   }
 
   observe(rows: number, wasAlone: boolean, ms: number): void {
     const cost = this.#costs[rows];
     if (cost === undefined) return;
+    if (wasAlone !== this.#wasAlone) this.#run = 0;
+    this.#wasAlone = wasAlone;
+    if (this.#run++ < SETTLE_STEPS) return;
     if (wasAlone) {
       cost.alone += (Math.min(ms, MAX_STEP * cost.own) - cost.alone) * Math.max(FADE, 1 / ++cost.aloneSteps);
     } else {

@@ -319,6 +319,7 @@ export class ModelEngine implements Engine {
         worker.beats = beats;
         worker.lastBeatMs = now;
       } else if (worker.isAlive && now - worker.lastBeatMs > hangMs) {
+        clearInterval(this.#watchdog);
         this.onFatal?.(`engine worker ${worker.index} of ${this.#info.id} has been in one step for ${hangMs / 1000} s`);
       }
     }
