@@ -1,5 +1,8 @@
 // The local copy of a conversation: what a session is made from again when the server has forgotten it. Follows the
 // server's rules for what an answer leaves in history. Owned by session.ts; null messages: only the server knows them.
+import { encode } from '../protocol/codec.ts';
+import { Limits } from '../protocol/constants.ts';
+import { Op } from '../protocol/messages.ts';
 import type { ChatMessage, SessionOptions } from '../protocol/messages.ts';
 import type { ResponseStream } from './response.ts';
 import type { Finished } from './response-events.ts';
@@ -9,6 +12,9 @@ interface OwnTurn {
   response: ResponseStream;
   numMessages: number;
 }
+
+/** Room in a frame for what is not measured: the heads of arrays, the lane, the requestId. */
+const FRAME_SPARE_BYTES = 256;
 
 export class Conversation {
   #messages: ChatMessage[] | null;
@@ -92,6 +98,28 @@ export class Conversation {
     return messages.slice(0, Math.max(0, end));
   }
 
+  /**
+   * Drops the oldest turns until a session can be made from the rest in one frame, with `make` beside them. Returns how
+   * many messages went. What is left begins with a question; the system message stays.
+   */
+  shrinkToFrame(make: SessionOptions): number {
+    const messages = this.#messages ?? [];
+    const first = messages[0]?.role === 'system' ? 1 : 0;
+    const system = messages.slice(0, first);
+    let room = Limits.messageBytes - FRAME_SPARE_BYTES - encode([Op.OpenSession, 0, '', make]).length;
+    if (make.system === undefined) for (const message of system) room -= encodedBytes(message);
+    let start = messages.length;
+    for (let index = messages.length - 1; index >= first; index--) {
+      room -= encodedBytes(messages[index]!);
+      if (room < 0 || messages.length - index > Limits.messagesPerRequest) break;
+      const isBeginning = messages[index]!.role === 'user' && messages[index - 1]?.role === 'assistant';
+      if (isBeginning || index === first) start = index;
+    }
+    const numDropped = start - first;
+    if (numDropped > 0) this.replace([...system, ...messages.slice(start)]);
+    return numDropped;
+  }
+
   /** What a new session is made from. The copy may begin with the system message, which is an option of its own. */
   asOptions(system: string | undefined): SessionOptions {
     const messages = this.#messages ?? [];
@@ -100,4 +128,8 @@ export class Conversation {
     if (first?.role !== 'system') return { messages: messages.slice() };
     return { system: system ?? first.content, messages: messages.slice(1) };
   }
+}
+
+function encodedBytes(message: ChatMessage): number {
+  return encode([Op.OpenSession, 0, '', { messages: [message] }]).length;
 }

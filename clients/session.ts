@@ -41,8 +41,11 @@ export interface ClientSessionOptions extends SessionOptions {
   class?: LatencyClass;
   /** False: a session that the server has forgotten fails with `unknown_session` instead. Default true. */
   recreate?: boolean;
-  /** Called each time the session is ready on a new connection. */
-  onOpened?: (info: SessionInfo, origin: SessionOrigin) => void;
+  /**
+   * Called each time the session is ready on a new connection. `numDropped`: its oldest messages that are no longer part
+   * of it, because a session can only be made again from what fits a frame (1 MiB, 4,096 messages); else 0.
+   */
+  onOpened?: (info: SessionInfo, origin: SessionOrigin, numDropped: number) => void;
   /** Called while the model is still loading, with a sentence that says how far it is; what was sent waits. */
   onLoading?: (message: string) => void;
 }
@@ -53,7 +56,7 @@ const LOADING_RETRY_MS = 1000;
 export class Session {
   readonly #link: Link;
   readonly #recreate: boolean;
-  readonly #onOpened: ((info: SessionInfo, origin: SessionOrigin) => void) | undefined;
+  readonly #onOpened: ClientSessionOptions['onOpened'];
   readonly #onLoading: ((message: string) => void) | undefined;
   /** What a new session is made of, without its messages. */
   readonly #make: Omit<SessionOptions, 'session' | 'messages'>;
@@ -71,6 +74,8 @@ export class Session {
   readonly #running = new Set<ResponseStream>();
   /** The request that makes it, until its answer came: repeated after a lost connection it makes no second session. */
   #makeId: string | null = null;
+  /** Messages left out when it was made again, until `onOpened` has told. */
+  #numDropped = 0;
   #wasLoading = false;
   #loadingTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -302,6 +307,7 @@ export class Session {
       const isForgotten = error instanceof ServiceError && error.code === 'unknown_session' && this.#id !== null;
       if (!isForgotten || !this.#recreate) throw error;
       origin = 'recreated';
+      this.#numDropped += this.#conversation.shrinkToFrame(this.#make);
       answer = await make();
     }
     if (answer[0] !== Op.SessionOpened) throw wrongAnswer(answer);
@@ -324,7 +330,8 @@ export class Session {
       this.#link.learnModel(answer[3].model);
       if (!this.#link.isUsable()) throw new ConnectionLostError('dialling again to learn about the model');
     }
-    this.#onOpened?.(answer[3], origin);
+    this.#onOpened?.(answer[3], origin, this.#numDropped);
+    this.#numDropped = 0;
   }
 
   /**

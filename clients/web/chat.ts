@@ -186,18 +186,22 @@ export class Chat {
       ...(system.trim() === '' ? {} : { system }),
       ...(model === null ? {} : { model }),
       messages,
-      onOpened: (_, origin) => this.#opened(origin),
+      onOpened: (_, origin, numDropped) => this.#opened(origin, numDropped),
       onLoading: (message) => this.onLoading(message),
     });
   }
 
   /** After a lost connection only the server knows whether the answer that was cut off is part of the conversation. */
-  #opened(origin: SessionOrigin): void {
+  #opened(origin: SessionOrigin, numDropped: number): void {
     this.onLoading(null);
     const last = this.turns.at(-1);
     if (last !== undefined && last.state === 'failed') {
       const numBefore = this.turns.filter((turn) => turn !== last && turn.isKept).length;
       last.isKept = numAnswers(this.#session.messages) > numBefore;
+    }
+    if (last !== undefined && numDropped > 0) {
+      const forgot = 'The server had forgotten this chat, and it was too long to be sent again as a whole:';
+      this.#notice(last, `${forgot} its oldest ${numDropped} messages are no longer part of it.`);
     }
     if (origin !== 'kept') this.onStore();
   }

@@ -72,8 +72,10 @@ describe('A dropped connection', () => {
     const origins: SessionOrigin[] = [];
     const session = client.session({ class: 'ide', onOpened: (_, origin) => origins.push(origin) });
     await session.send('before').finished;
+    // The pause may be shorter than any look at the state.
+    const waits = new Promise<void>((resolve) => client.onState(({ state }) => state === 'waiting' && resolve()));
     server.drop();
-    await until(() => client.state.state === 'waiting');
+    await waits;
     const [answer, list] = await Promise.all([session.send('after').finished, client.list()]);
     expect(answer.text).toBe('after');
     expect(list[0]?.numTurns).toBe(1);
