@@ -14,6 +14,8 @@ export interface Resident {
   lastUsed: number;
   /** Copies out of it under way; it is neither evicted nor continued meanwhile. */
   pins: number;
+  /** Copies out of it so far, also while a sequence lived there. */
+  shares: number;
 }
 
 /** A sequence in its home, as far as others are concerned. `homeLength` may grow. */
@@ -28,6 +30,7 @@ export interface Occupant {
 interface Busy {
   occupant: Occupant | null;
   pins: number;
+  shares: number;
 }
 
 export interface PrefixHit {
@@ -46,6 +49,8 @@ export interface SlotBudget {
 
 /** A prefix shorter than this costs less to compute than to look after. */
 const MIN_PREFIX = 16;
+/** Copies that make a beginning one that a tenant's prompts share, such as a system prompt. */
+const MIN_SHARES = 2;
 /** Tokens left to compute at least: a chunk of one token would take another kernel path and round differently. */
 const MIN_COMPUTED = 2;
 
@@ -98,14 +103,14 @@ export class SlotTable {
       [...free, ...this.#evictable()].find((slot) => this.#budget.reserve(slot, length)) ??
       null;
     if (found === null) return null;
-    this.#slots[found - this.#first] = { occupant: null, pins: 0 };
+    this.#slots[found - this.#first] = { occupant: null, pins: 0, shares: 0 };
     return found;
   }
 
   /** Says who lives in a home from now on: others may copy what they have in common with it. */
   seat(slot: number, occupant: Occupant): void {
-    const { pins = 0 } = this.#slots[slot - this.#first] ?? {};
-    this.#slots[slot - this.#first] = { occupant, pins };
+    const { pins = 0, shares = 0 } = this.#slots[slot - this.#first] ?? {};
+    this.#slots[slot - this.#first] = { occupant, pins, shares };
   }
 
   /** Whether a sequence of this session still lives in a home. */
@@ -117,22 +122,22 @@ export class SlotTable {
   take(slot: number, length: number): boolean {
     const held = this.#held(slot);
     if (!isResident(held) || held.pins > 0 || !this.#budget.reserve(slot, length)) return false;
-    this.#slots[slot - this.#first] = { occupant: null, pins: 0 };
+    this.#slots[slot - this.#first] = { occupant: null, pins: 0, shares: held.shares };
     return true;
   }
 
   /** The sequence left; its KV stays for the next turn or for another prompt that begins alike. */
-  keep(slot: number, resident: Omit<Resident, 'lastUsed' | 'pins'>): void {
+  keep(slot: number, resident: Omit<Resident, 'lastUsed' | 'pins' | 'shares'>): void {
     if (resident.session !== '') this.forget(resident.session);
-    const { pins = 0 } = this.#slots[slot - this.#first] ?? {};
-    this.#slots[slot - this.#first] = { ...resident, lastUsed: ++this.#clock, pins };
+    const { pins = 0, shares = 0 } = this.#slots[slot - this.#first] ?? {};
+    this.#slots[slot - this.#first] = { ...resident, lastUsed: ++this.#clock, pins, shares };
   }
 
   /** The home of a parked request, busy again, if it has not been given to others. */
   takeParked(id: number): number | null {
     const index = this.#slots.findIndex((slot) => isResident(slot) && slot.parked === id);
     if (index < 0 || this.#slots[index]!.pins > 0) return null;
-    this.#slots[index] = { occupant: null, pins: 0 };
+    this.#slots[index] = { occupant: null, pins: 0, shares: this.#slots[index]!.shares };
     return this.#first + index;
   }
 
@@ -153,13 +158,14 @@ export class SlotTable {
 
   /** A decode worker that outlived the lead still holds this home. */
   markBusy(slot: number): void {
-    this.#slots[slot - this.#first] = { occupant: null, pins: 0 };
+    this.#slots[slot - this.#first] = { occupant: null, pins: 0, shares: 0 };
   }
 
   /** A copy out of this slot begins; it counts as used. */
   pin(slot: number): void {
     const held = this.#held(slot);
     held.pins++;
+    held.shares++;
     if (isResident(held)) held.lastUsed = ++this.#clock;
   }
 
@@ -186,18 +192,32 @@ export class SlotTable {
     return this.#slots.flatMap((slot, index) => (accept(slot) ? [index + this.#first] : []));
   }
 
-  /** Resident slots: those nobody will ask for by name, then sessions, then parked requests; the longest unused first. */
+  /**
+   * Resident slots: those nobody will ask for by name, then sessions, then what each tenant's prompts share most, then
+   * parked requests; of each kind the longest unused first.
+   */
   #evictable(): number[] {
+    const shared = this.#mostShared();
     const worth = (slot: number): [number, number] => {
       const resident = this.#slots[slot - this.#first] as Resident;
-      const kind = resident.parked !== 0 ? 2 : resident.session !== '' ? 1 : 0;
-      return [kind, resident.lastUsed];
+      const named = resident.session === '' ? 0 : 1;
+      return [resident.parked !== 0 ? 3 : shared.has(resident) ? 2 : named, resident.lastUsed];
     };
     return this.#candidates((slot) => isResident(slot) && slot.pins === 0).sort((a, b) => {
       const [kindA, usedA] = worth(a);
       const [kindB, usedB] = worth(b);
       return kindA - kindB || usedA - usedB;
     });
+  }
+
+  /** Of each tenant the resident slot that was copied from most, if prompts share it at all. */
+  #mostShared(): ReadonlySet<Resident> {
+    const best = new Map<string, Resident>();
+    for (const slot of this.#slots) {
+      if (!isResident(slot) || slot.shares < MIN_SHARES) continue;
+      if (slot.shares > (best.get(slot.tenant)?.shares ?? 0)) best.set(slot.tenant, slot);
+    }
+    return new Set(best.values());
   }
 
   #smallestSufficient(slots: number[], length: number): number | null {

@@ -48,6 +48,40 @@ describe('SlotTable', () => {
     expect([table.allocate(10), table.allocate(10), table.allocate(10)]).toEqual([1, 2, 0]);
   });
 
+  it('keeps what the prompts of a tenant share most longer than sessions, and only that', () => {
+    const table = new SlotTable(0, 5, budget(1000));
+    const copy = (slot: number, times: number): void => {
+      for (let i = 0; i < times; i++) {
+        table.pin(slot);
+        table.unpin(slot);
+      }
+    };
+    for (let i = 0; i < 5; i++) table.allocate(10);
+    table.keep(0, { tenant: 'a', session: '', parked: 0, ids: range(0, 10) });
+    table.keep(1, { tenant: 'a', session: '', parked: 0, ids: range(100, 110) });
+    table.keep(2, { tenant: 'b', session: '', parked: 0, ids: range(0, 10) });
+    table.keep(3, { tenant: 'a', session: 's', parked: 0, ids: range(200, 210) });
+    table.keep(4, { tenant: 'a', session: '', parked: 9, ids: range(300, 310) });
+    copy(0, 5);
+    copy(1, 4);
+    // Once is no sharing.
+    copy(2, 1);
+    expect(Array.from({ length: 5 }, () => table.allocate(10))).toEqual([1, 2, 3, 0, 4]);
+  });
+
+  it('remembers how often a slot was shared while a sequence lives in it', () => {
+    const table = new SlotTable(0, 3, budget(1000));
+    for (let i = 0; i < 3; i++) table.allocate(10);
+    for (let slot = 0; slot < 3; slot++) table.keep(slot, { tenant: 'a', session: '', parked: 0, ids: range(0, 10) });
+    for (let i = 0; i < 3; i++) {
+      table.pin(0);
+      table.unpin(0);
+    }
+    expect(table.take(0, 20)).toBe(true);
+    table.keep(0, { tenant: 'a', session: '', parked: 0, ids: range(0, 20) });
+    expect([table.allocate(10), table.allocate(10), table.allocate(10)]).toEqual([1, 2, 0]);
+  });
+
   it('finds the longest common prefix of the same tenant and leaves two tokens to compute', () => {
     const table = new SlotTable(0, 3, budget(1000));
     for (let i = 0; i < 3; i++) table.allocate(10);
