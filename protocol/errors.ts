@@ -78,6 +78,11 @@ export type ErrorCode = keyof typeof errorTable;
 
 /** An error a client may see. `param` names the offending field where there is one. */
 export class ServiceError extends Error {
+  /**
+   * False: only `internal` ones note where they were made. A server sets it, since noting that is about half the cost
+   * of a refusal, everybody waits while a flood is refused, and nobody asks where.
+   */
+  static notesStack = true;
   override readonly name = 'ServiceError';
   readonly code: ErrorCode;
   readonly param: string | undefined;
@@ -89,7 +94,11 @@ export class ServiceError extends Error {
     message: string,
     options: { param?: string; retryAfterMs?: number; cause?: unknown } = {},
   ) {
+    const { stackTraceLimit } = Error;
+    const isBare = !ServiceError.notesStack && code !== 'internal';
+    if (isBare) Error.stackTraceLimit = 0;
     super(message, { cause: options.cause });
+    if (isBare) Error.stackTraceLimit = stackTraceLimit;
     this.code = code;
     this.param = options.param;
     this.retryAfterMs = options.retryAfterMs;

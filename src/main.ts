@@ -10,6 +10,7 @@ import { showProgress } from './progress.ts';
 import { ListenError } from './server.ts';
 import { loadWebPage } from './web/static-files.ts';
 import { CloseCode } from '../protocol/constants.ts';
+import { ServiceError } from '../protocol/errors.ts';
 
 const EXIT_CONFIG = 2;
 /** After our own bug: enough to tell clients and end engines, not to wait for answers. */
@@ -31,6 +32,7 @@ function main(): void {
     process.stdout.write(helpText());
     return;
   }
+  ServiceError.notesStack = false;
   try {
     run(loadConfig());
   } catch (error) {

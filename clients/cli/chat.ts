@@ -47,9 +47,10 @@ async function talk(client: Client, options: ChatOptions): Promise<number> {
   const session = client.session({
     ...(options.model === null ? {} : { model: options.model }),
     ...(options.system === null ? {} : { system: options.system }),
-    onOpened: (_, origin) => {
+    onOpened: (_, origin, numDropped) => {
       isLoading = false;
       if (origin === 'recreated') terminal.remark('the server had forgotten this chat: it goes on from the copy here');
+      if (numDropped > 0) terminal.remark(`it was too long for that: its oldest ${numDropped} messages are gone`);
     },
     onLoading: (message) => {
       if (!isLoading) terminal.remark(`waiting: ${message}`);

@@ -2,6 +2,22 @@ import { describe, expect, it } from 'vitest';
 import { errorFromCode, errorFromWire, errorTable, ServiceError, toWireError } from '../../protocol/errors.ts';
 import type { ErrorCode } from '../../protocol/errors.ts';
 
+const frames = (error: Error): number => (error.stack ?? '').split('\n    at ').length - 1;
+
+describe('The stack of a ServiceError', () => {
+  it('is noted, or where a server turned that off only by internal ones, and other errors keep theirs', () => {
+    expect(frames(new ServiceError('overloaded', 'x'))).toBeGreaterThan(0);
+    ServiceError.notesStack = false;
+    try {
+      expect(frames(new ServiceError('overloaded', 'x'))).toBe(0);
+      expect(frames(new ServiceError('internal', 'x'))).toBeGreaterThan(0);
+      expect(frames(new Error('x'))).toBeGreaterThan(0);
+    } finally {
+      ServiceError.notesStack = true;
+    }
+  });
+});
+
 describe('ServiceError on the wire', () => {
   it('comes back with its code, message, field and advice', () => {
     for (const code of Object.keys(errorTable) as ErrorCode[]) {
