@@ -157,7 +157,7 @@ export class DecodeRange {
 
   #conclude(row: Row, cause: StopCause, out: Outputs): void {
     if (cause === null) return;
-    out.end(row.sequence!.id, cause);
+    out.conclude(row.sequence!.id, cause);
     this.#leave(row, 'done');
   }
 

@@ -6,6 +6,7 @@ import { receiveMessageOnPort } from 'node:worker_threads';
 import { ServiceError } from '../protocol/errors.ts';
 import { DecodeRange } from './decode-range.ts';
 import type { LeaveKind } from './decode-range.ts';
+import type { Grammars } from './grammar/grammars.ts';
 import { KvMemory } from './kv/kv-memory.ts';
 import { Link } from './link.ts';
 import type { DecodeMessage, LeadMessage } from './link.ts';
@@ -51,13 +52,13 @@ export class Engine {
   #lastGauges = 0;
   #gauges = '';
 
-  constructor(init: WorkerInit, model: Model, text: TextModel) {
+  constructor(init: WorkerInit, model: Model, text: TextModel, grammars: Grammars | null = null) {
     const { index, layout } = init;
     this.#init = init;
     this.#solo = model.canDecodeAlone ? new SoloModel(model, init.shared, index) : null;
     this.#model = this.#solo ?? model;
     const { generated } = init.shared;
-    this.#context = { text, vocabSize: model.vocabSize, maxLen: layout.maxLen, generated };
+    this.#context = { text, grammars, vocabSize: model.vocabSize, maxLen: layout.maxLen, generated };
     this.#flags = new Int32Array(init.shared.flags);
     this.#ctl = new Int32Array(init.ctl);
     this.#busy = new Int32Array(init.shared.busy);

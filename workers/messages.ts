@@ -96,6 +96,47 @@ export type PromptInput =
   /** Encoded beforehand on the CPU pool. */
   | { kind: 'encoded'; tokenIds: number[]; droppedMessages: number };
 
+/**
+ * What an answer must look like. Equal ones are compiled once, so the same request must always give the same one. `param`
+ * is the field of the request that a part came from, for errors.
+ */
+export interface GrammarSpec {
+  /** Form of the text; null: any text. */
+  text: TextForm | null;
+  /** Calls that may be made; empty: none. */
+  calls: CallForm[];
+  /** A call must be made; the answer has no text then. */
+  mustCall: boolean;
+  /** More than one call. */
+  isParallel: boolean;
+}
+
+export type TextForm =
+  | { kind: 'schema'; schema: string; param: string }
+  | { kind: 'regex'; pattern: string; param: string };
+
+export interface CallForm {
+  name: string;
+  /** JSON schema of the arguments as JSON text; null: any object. */
+  schema: string | null;
+  /** False: where the schema cannot be held to, any object will do. */
+  isStrict: boolean;
+  param: string;
+}
+
+/** What a thread that checks grammars is started with; it is sent a GrammarSpec at a time, and answers 'ready' or a verdict. */
+export interface GrammarCheckData {
+  /** '' is the fake model's. */
+  textDir: string;
+  vocabSize: number;
+  niceness: number;
+}
+
+/** What the check of a grammar says: what to compile, or what is wrong. `isLost`: the thread is not ready for more yet. */
+export type GrammarVerdict =
+  | { spec: GrammarSpec }
+  | { code: ErrorCode; message: string; param?: string; isLost: boolean };
+
 /** What the engine is asked for. Every response makes one, or is one of the choices of one. */
 export interface EngineRequest {
   /** Unique in this process, never reused. */
@@ -111,6 +152,8 @@ export interface EngineRequest {
   prompt: PromptInput;
   /** Parse calls of these functions out of the answer; empty: none. */
   toolNames: string[];
+  /** Held to token by token, where there is one; it has passed the check (workers/grammar). */
+  grammar: GrammarSpec | null;
   sampling: SamplingParams;
   /** Tell each token's log-probability, with those of so many alternatives; null: no. */
   logprobs: number | null;

@@ -4,6 +4,7 @@ import { Ev, endReasons } from './messages.ts';
 import type { EndReason, StepOutput, StepStats } from './messages.ts';
 import type { ErrorCode } from '../protocol/errors.ts';
 import type { TokenLogprob } from '../protocol/messages.ts';
+import type { StopCause } from './sequence.ts';
 import type { AnswerSink } from './text/answer-stream.ts';
 
 const noStats = (): StepStats => ({
@@ -96,6 +97,13 @@ export class Outputs implements AnswerSink {
 
   end(id: number, reason: EndReason, code?: ErrorCode, message = ''): void {
     this.#events.push(Ev.End, id, endReasons.indexOf(reason), code ? `${code}: ${message}` : '');
+  }
+
+  /** As `end`, for what `Sequence.accept` returned. */
+  conclude(id: number, cause: NonNullable<StopCause>): void {
+    if (cause === 'stuck')
+      this.end(id, 'error', 'invalid_request', 'no token of the model fits the form of the answer');
+    else this.end(id, cause);
   }
 
   /** What there is so far, as a message before the step's own, which will carry the statistics. */

@@ -242,7 +242,7 @@ export class Scheduler implements LendingHost {
       const cause = sequence.accept(logits, 0, this.#out, model.top);
       if (cause === null) this.#prefilled = sequence;
       else {
-        this.#out.end(sequence.id, cause);
+        this.#out.conclude(sequence.id, cause);
         this.#keep(sequence);
       }
     }
@@ -356,7 +356,7 @@ export class Scheduler implements LendingHost {
     for (const fork of forks) {
       const cause = fork.accept(logits, 0, this.#out, top);
       if (cause !== null) {
-        this.#out.end(fork.id, cause);
+        this.#out.conclude(fork.id, cause);
         continue;
       }
       // Before the next allocation, which must not take the home that is copied from.

@@ -1,8 +1,10 @@
 // One request inside the engine: its growing token list, its text pipeline and its sampler. It lives in exactly one
 // worker at a time and moves between workers as plain data (`SequenceState`).
+import { ServiceError } from '../protocol/errors.ts';
 import { isUrgent } from '../protocol/messages.ts';
 import type { TokenAlternative, TokenLogprob } from '../protocol/messages.ts';
-import type { EngineRequest } from './messages.ts';
+import type { Grammars } from './grammar/grammars.ts';
+import type { EngineRequest, GrammarSpec } from './messages.ts';
 import type { Outputs } from './outputs.ts';
 import { likeliest, logSumExp } from './sampling/logprobs.ts';
 import { Sampler } from './sampling/sampler.ts';
@@ -30,6 +32,8 @@ export interface SequenceState {
 /** What every sequence of one engine has in common. */
 export interface SequenceContext {
   text: TextModel;
+  /** Null where no answer can be held to a form. */
+  grammars: Grammars | null;
   /** Width of a row of logits; at least the tokenizer's. */
   vocabSize: number;
   /** Positions of a slot. */
@@ -38,8 +42,8 @@ export interface SequenceContext {
   generated: SharedArrayBuffer;
 }
 
-/** Why a sequence stops after a token; null goes on. */
-export type StopCause = 'stop' | 'length' | 'tool_calls' | null;
+/** Why a sequence stops; null goes on. `stuck`: its grammar allows no further token, and none was sampled. */
+export type StopCause = 'stop' | 'length' | 'tool_calls' | 'stuck' | null;
 
 export class Sequence {
   readonly meta: RequestMeta;
@@ -53,12 +57,14 @@ export class Sequence {
   readonly #seed: number;
   readonly #answer: AnswerStream;
   readonly #sampler: Sampler;
+  /** What it is held to, and its name in this thread's grammars. */
+  readonly #grammar: { spec: GrammarSpec; key: string; grammars: Grammars } | null;
   readonly #eos: ReadonlySet<number>;
   readonly #maxTokens: number;
   readonly #isUrgent: boolean;
   readonly #generated: Int32Array;
 
-  /** A new sequence has no `answer` state yet. */
+  /** A new sequence has no `answer` state yet. Throws ServiceError where its grammar cannot be compiled. */
   constructor(state: Omit<SequenceState, 'answer'> & { answer?: AnswerState }, context: SequenceContext) {
     const { text, vocabSize, maxLen } = context;
     this.#context = context;
@@ -72,9 +78,11 @@ export class Sequence {
     this.#seed = seed;
     const parseTools = meta.toolNames.length > 0;
     const withLogprobs = meta.logprobs !== null;
-    const options = { stop: meta.sampling.stop, parseTools, toolNames: meta.toolNames, withLogprobs };
+    const isForced = meta.grammar !== null && meta.grammar.calls.length > 0;
+    const options = { stop: meta.sampling.stop, parseTools, isForced, toolNames: meta.toolNames, withLogprobs };
     this.#answer = new AnswerStream(text, options, state.answer);
     this.#sampler = new Sampler(meta.sampling, seed, vocabSize, ids.slice(0, numPrompt), ids.slice(numPrompt));
+    this.#grammar = meta.grammar === null ? null : openGrammar(meta.grammar, context.grammars);
     this.#eos = text.eosTokenIds;
     this.#generated = new Int32Array(context.generated);
     this.#maxTokens = Math.min(meta.sampling.maxTokens ?? Infinity, maxLen - numPrompt);
@@ -103,25 +111,53 @@ export class Sequence {
    * tokens of the same rows, where the model hands them out (Model.top).
    */
   accept(logits: Float32Array, offset: number, out: Outputs, top: TopRows | null = null): StopCause {
-    const token = this.#sampler.sample(logits, offset, top);
+    const mask = this.#mask();
+    if (mask === 'stuck') {
+      this.finish(out);
+      return this.#stop('stuck');
+    }
+    const token = this.#sampler.sample(logits, offset, top, mask);
     this.ids.push(token);
     if (this.home >= 0) Atomics.store(this.#generated, this.home, this.numGenerated);
     out.beginToken(this.id, token, this.#isUrgent);
-    if (this.#eos.has(token) && !this.meta.sampling.ignoreEos) {
-      out.endToken();
-      this.#answer.finish(out);
-      return this.#answer.numToolCalls > 0 ? 'tool_calls' : 'stop';
-    }
+    // A grammar allows the end where nothing may follow it.
+    if (this.#eos.has(token) && (!this.meta.sampling.ignoreEos || this.#grammar !== null)) return this.#complete(out);
     const logprob = this.meta.logprobs === null ? undefined : this.#logprobOf(token, logits, offset);
     const stopped = this.#answer.push(token, out, logprob);
     out.endToken();
     if (stopped) {
       this.#answer.finish(out);
-      return 'stop';
+      return this.#stop('stop');
     }
+    if (this.#isOver()) return this.#complete(out);
     if (this.numGenerated < this.#maxTokens) return null;
     this.#answer.finish(out, true);
-    return this.#answer.numToolCalls > 0 ? 'tool_calls' : 'length';
+    return this.#stop(this.#answer.numToolCalls > 0 && !this.#answer.isCallOpen ? 'tool_calls' : 'length');
+  }
+
+  /** The answer is as long as the model made it. */
+  #complete(out: Outputs): StopCause {
+    out.endToken();
+    this.#answer.finish(out);
+    return this.#stop(this.#answer.numToolCalls > 0 ? 'tool_calls' : 'stop');
+  }
+
+  #stop(cause: StopCause): StopCause {
+    this.#grammar?.grammars.release(this.id);
+    return cause;
+  }
+
+  /** What its grammar allows now; null without one. */
+  #mask(): Int32Array | 'stuck' | null {
+    if (this.#grammar === null) return null;
+    const { spec, key, grammars } = this.#grammar;
+    return grammars.mask(this.id, spec, key, this.ids, this.numPrompt) ?? 'stuck';
+  }
+
+  #isOver(): boolean {
+    if (this.#grammar === null) return false;
+    const { spec, key, grammars } = this.#grammar;
+    return grammars.isOver(this.id, spec, key, this.ids, this.numPrompt);
   }
 
   #logprobOf(token: number, logits: Float32Array, offset: number): TokenLogprob {
@@ -146,4 +182,12 @@ export class Sequence {
     const { meta, ids, numPrompt, home, homeLength } = this;
     return { meta, ids, numPrompt, seed: this.#seed, answer: this.#answer.snapshot(), home, homeLength };
   }
+}
+
+function openGrammar(
+  spec: GrammarSpec,
+  grammars: Grammars | null,
+): { spec: GrammarSpec; key: string; grammars: Grammars } {
+  if (grammars === null) throw new ServiceError('unsupported', 'this server cannot hold answers to a grammar');
+  return { spec, key: grammars.open(spec), grammars };
 }

@@ -1,6 +1,7 @@
 // Entry of an engine worker: the endless Piscina task. It returns only when told to stop, since ending a thread inside
 // a run would abort the process; an exception here means "worker lost" to the main thread.
 import { Engine } from './engine.ts';
+import { Grammars } from './grammar/grammars.ts';
 import { Ctl, SOLO_WORKER } from './messages.ts';
 import type { FromWorker, WorkerInit } from './messages.ts';
 import { openModel } from './model/open-model.ts';
@@ -18,7 +19,7 @@ export default async function run(init: WorkerInit): Promise<void> {
     // With a solo worker the lead's own range sees a single stream only in passing.
     verify: init.speculation && (!init.solo || init.index === Math.min(SOLO_WORKER, init.layout.numWorkers - 1)),
   });
-  const engine = new Engine(init, model, text);
+  const engine = new Engine(init, model, text, await Grammars.load(text, model.vocabSize));
   const ctl = new Int32Array(init.ctl);
   init.port.postMessage({ op: 'ready', index: init.index, loadMs: performance.now() - started } satisfies FromWorker);
   while (Atomics.load(ctl, Ctl.stop) === 0) {

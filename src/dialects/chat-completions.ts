@@ -28,13 +28,14 @@ export async function chatCompletions(exchange: Exchange, services: Services): P
   const body = await readBody(exchange);
   const request = parseChatRequest(parseJsonObject(body));
   if (exchange.isOver) return;
-  const { messages, tools, sampling } = request;
+  const { messages, tools, grammar, sampling } = request;
   const { choices } = createOnce(exchange, services.responses, caller, body, (requestKey) => {
     const options: Parameters<Responses['createChoices']>[2] = {
       requestKey,
       session: null,
       ...hints,
       tools,
+      grammar,
       sampling,
       logprobs: request.logprobs,
       cancelsUnwatched: true,

@@ -4,15 +4,19 @@ import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import { boolean, integer, list, map, matching, oneOf, refuse, string, type Check } from '../../protocol/fields.ts';
 import type { ChatMessage, ToolCall, ToolDefinition } from '../../protocol/messages.ts';
-import { parseTools, TOOL_NAME } from '../../protocol/options.ts';
+import { TOOL_NAME } from '../../protocol/options.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
-import { commonSampling, onlyFields, onlyValues, parseSampling, unsupported } from './fields.ts';
+import type { GrammarSpec } from '../../workers/messages.ts';
+import { commonSampling, onlyFields, onlyValues, parseSampling, parseStrictTools, unsupported } from './fields.ts';
+import { anyText, autoChoice, grammarOf, parseTextFormat, parseToolChoice } from './structure.ts';
 
 export interface ChatRequest {
   model: string | undefined;
   messages: ChatMessage[];
   /** Empty with tool_choice `none`. */
   tools: ToolDefinition[];
+  /** What the answer must look like; undefined: anything. */
+  grammar: GrammarSpec | undefined;
   sampling: SamplingParams;
   stream: boolean;
   includeUsage: boolean;
@@ -28,7 +32,6 @@ export const ignoredFields = ['user', 'metadata', 'prompt_cache_key', 'safety_id
 /** Accepted with these values only, which ask for what happens anyway. */
 const fixedFields: Record<string, readonly unknown[]> = {
   store: [false],
-  parallel_tool_calls: [true],
   service_tier: ['auto', 'default'],
 };
 
@@ -39,7 +42,7 @@ const samplingNames = {
 } as const;
 
 const modelId = string(1, 256);
-const text = string(0, Infinity);
+const anyString = string(0, Infinity);
 
 /** A string, or text parts that are joined; other kinds of parts are refused by index. */
 const parseContent: Check<string> = (value, param) => {
@@ -53,7 +56,7 @@ const parseContent: Check<string> = (value, param) => {
         return unsupported(`${partParam}.type`, `"${fields.type.slice(0, 40)}" is not supported; only text is`);
       }
       onlyFields(fields, partParam, ['type', 'text']);
-      return text(fields.text, `${partParam}.text`);
+      return anyString(fields.text, `${partParam}.text`);
     },
     1,
     1024,
@@ -71,7 +74,7 @@ const parseToolCall: Check<ToolCall> = (value, param) => {
   return {
     id: string(1, Limits.requestIdChars)(call.id, `${param}.id`),
     name: matching(TOOL_NAME)(fn.name, `${param}.function.name`),
-    arguments: text(fn.arguments, `${param}.function.arguments`),
+    arguments: anyString(fn.arguments, `${param}.function.arguments`),
   };
 };
 
@@ -121,18 +124,15 @@ const unwrapTool: Check<Record<string, unknown>> = (tool, param) => {
   }
   onlyFields(fields, param, ['type', 'function']);
   const fn = { ...map(fields.function, `${param}.function`) };
-  if (fn.strict != null && fn.strict !== false) {
-    unsupported(`${param}.function.strict`, 'is not supported: arguments are not held to the schema');
-  }
-  delete fn.strict;
-  onlyFields(fn, `${param}.function`, ['name', 'description', 'parameters']);
+  if (fn.strict != null) boolean(fn.strict, `${param}.function.strict`);
+  onlyFields(fn, `${param}.function`, ['name', 'description', 'parameters', 'strict']);
   return fn;
 };
 
-function parseChatTools(value: unknown): ToolDefinition[] {
+function parseChatTools(value: unknown): { tools: ToolDefinition[]; strict: Set<string> } {
   const functions = list(unwrapTool, 0, Limits.toolsPerRequest)(value, 'tools');
   try {
-    return parseTools(functions, 'tools');
+    return parseStrictTools(functions);
   } catch (error) {
     throw asFunctionPath(error);
   }
@@ -151,13 +151,17 @@ export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
     model: undefined,
     messages: [],
     tools: [],
+    grammar: undefined,
     sampling: parseSampling(body, samplingNames),
     stream: false,
     includeUsage: false,
     n: 1,
     logprobs: body.logprobs === true ? 0 : undefined,
   };
-  let toolChoice: 'none' | 'auto' = 'auto';
+  let choice = autoChoice;
+  let text = anyText;
+  let strict: ReadonlySet<string> = new Set();
+  let isParallel = true;
   for (const [name, value] of Object.entries(body)) {
     if (value === null || value === undefined || Object.hasOwn(samplingNames, name)) continue;
     switch (name) {
@@ -168,11 +172,13 @@ export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
         request.messages = list(parseMessage, 1, Limits.messagesPerRequest)(value, name);
         break;
       case 'tools':
-        request.tools = parseChatTools(value);
+        ({ tools: request.tools, strict } = parseChatTools(value));
         break;
       case 'tool_choice':
-        if (value !== 'none' && value !== 'auto') unsupported(name, 'supports only "none" and "auto"');
-        toolChoice = value;
+        choice = parseToolChoice(value, name, 'chat');
+        break;
+      case 'parallel_tool_calls':
+        isParallel = boolean(value, name);
         break;
       case 'n':
         request.n = integer(1, Limits.choices)(value, name);
@@ -191,8 +197,7 @@ export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
         request.includeUsage = parseStreamOptions(value, body.stream);
         break;
       case 'response_format':
-        if (map(value, name).type !== 'text') unsupported(name, 'supports only {"type": "text"}');
-        onlyFields(map(value, name), name, ['type']);
+        text = parseTextFormat(value, name, 'chat');
         break;
       case 'modalities':
         list(oneOf(['text', 'audio'] as const), 1, 2)(value, name);
@@ -208,7 +213,8 @@ export function parseChatRequest(body: Record<string, unknown>): ChatRequest {
   if (body.max_tokens != null && body.max_completion_tokens != null && body.max_tokens !== body.max_completion_tokens) {
     refuse('max_tokens', 'equal to max_completion_tokens when both are given');
   }
-  if (toolChoice === 'none') request.tools = [];
+  request.grammar = grammarOf({ text, tools: request.tools, strict, choice, isParallel }, 'chat');
+  if (choice.mode === 'none') request.tools = [];
   return request;
 }
 

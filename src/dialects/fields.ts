@@ -1,7 +1,8 @@
 // Checks that the OpenAI dialects share: what is refused by name, what is accepted without effect, and the sampling
 // fields under OpenAI's names. A field that is null counts as absent everywhere.
 import { ServiceError } from '../../protocol/errors.ts';
-import { parseSamplingField } from '../../protocol/options.ts';
+import type { ToolDefinition } from '../../protocol/messages.ts';
+import { parseSamplingField, parseTools } from '../../protocol/options.ts';
 import { defaultSampling, type SamplingParams } from '../../protocol/sampling.ts';
 
 /** Throws `unsupported`: it exists elsewhere, but not here. */
@@ -52,4 +53,19 @@ export function parseSampling(
     Object.assign(sampling, { [field]: parseSamplingField(field, value, name) });
   }
   return sampling;
+}
+
+/** Unwrapped functions, and the names of those whose arguments must fit their schema. */
+export function parseStrictTools(functions: readonly Record<string, unknown>[]): {
+  tools: ToolDefinition[];
+  strict: Set<string>;
+} {
+  const tools = parseTools(
+    functions.map(({ strict: _strict, ...rest }) => rest),
+    'tools',
+  );
+  return {
+    tools,
+    strict: new Set(tools.flatMap(({ name }, index) => (functions[index]!.strict === true ? name : []))),
+  };
 }

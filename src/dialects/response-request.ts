@@ -4,10 +4,17 @@ import { ServiceError } from '../../protocol/errors.ts';
 import { boolean, integer, list, map, oneOf, refuse, string, type Check } from '../../protocol/fields.ts';
 import { Limits } from '../../protocol/constants.ts';
 import type { ToolDefinition } from '../../protocol/messages.ts';
-import { parseTools } from '../../protocol/options.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
-import { commonSampling, onlyFields, onlyValues, parseSampling, unsupported } from './fields.ts';
+import { commonSampling, onlyFields, onlyValues, parseSampling, parseStrictTools, unsupported } from './fields.ts';
 import { parseInput, type Item } from './response-items.ts';
+import {
+  anyText,
+  autoChoice,
+  parseTextFormat,
+  parseToolChoice,
+  type TextFormat,
+  type ToolChoice,
+} from './structure.ts';
 
 export interface ResponseRequest {
   model: string | undefined;
@@ -17,7 +24,11 @@ export interface ResponseRequest {
   previousResponseId: string | null;
   /** As given; none are offered to the model with toolChoice `none`. */
   tools: ToolDefinition[];
-  toolChoice: 'none' | 'auto';
+  toolChoice: ToolChoice;
+  /** Functions whose arguments must fit their schema. */
+  strict: ReadonlySet<string>;
+  isParallel: boolean;
+  text: TextFormat;
   sampling: SamplingParams;
   /** Alternatives per token; undefined: no log-probabilities. */
   logprobs: number | undefined;
@@ -36,7 +47,6 @@ const samplingNames = { ...commonSampling, max_output_tokens: 'maxTokens' } as c
 
 /** Accepted with these values only, which ask for what happens anyway. */
 const fixedFields: Record<string, readonly unknown[]> = {
-  parallel_tool_calls: [true],
   service_tier: ['auto', 'default'],
 };
 
@@ -92,27 +102,17 @@ const unwrapTool: Check<Record<string, unknown>> = (value, param) => {
       ? unsupported(`${param}.type`, `"${type.slice(0, 40)}" is not supported; only functions are`)
       : refuse(`${param}.type`, '"function"');
   }
-  if (strict !== undefined && strict !== null && strict !== false) {
-    unsupported(`${param}.strict`, 'is not supported: arguments are not held to the schema');
-  }
   onlyFields(tool, param, ['name', 'description', 'parameters']);
-  return tool;
+  return { ...tool, strict: strict == null ? false : boolean(strict, `${param}.strict`) };
 };
 
-function parseFunctions(value: unknown): ToolDefinition[] {
-  return parseTools(list(unwrapTool, 0, Limits.toolsPerRequest)(value, 'tools'), 'tools');
-}
-
-function checkText(value: unknown): void {
+function parseText(value: unknown): TextFormat {
   const config = map(value, 'text');
   onlyFields(config, 'text', ['format', 'verbosity']);
   if (config.verbosity !== undefined && config.verbosity !== null) {
     onlyValues('text.verbosity', config.verbosity, ['medium']);
   }
-  if (config.format === undefined || config.format === null) return;
-  const format = map(config.format, 'text.format');
-  if (format.type !== 'text') unsupported('text.format', 'supports only {"type": "text"}');
-  onlyFields(format, 'text.format', ['type']);
+  return config.format == null ? anyText : parseTextFormat(config.format, 'text.format', 'responses');
 }
 
 function checkReasoning(value: unknown): void {
@@ -157,7 +157,10 @@ function parseFields(body: Record<string, unknown>): ResponseRequest {
     instructions: null,
     previousResponseId: null,
     tools: [],
-    toolChoice: 'auto',
+    toolChoice: autoChoice,
+    strict: new Set(),
+    isParallel: true,
+    text: anyText,
     sampling: parseSampling(body, samplingNames),
     logprobs: undefined,
     truncation: 'disabled',
@@ -192,11 +195,13 @@ function parseField(request: ResponseRequest, name: string, value: unknown, body
       request.previousResponseId = string(1, Limits.requestIdChars)(value, name);
       return;
     case 'tools':
-      request.tools = parseFunctions(value);
+      Object.assign(request, parseStrictTools(list(unwrapTool, 0, Limits.toolsPerRequest)(value, name)));
       return;
     case 'tool_choice':
-      if (value !== 'none' && value !== 'auto') unsupported(name, 'supports only "none" and "auto"');
-      request.toolChoice = value;
+      request.toolChoice = parseToolChoice(value, name, 'responses');
+      return;
+    case 'parallel_tool_calls':
+      request.isParallel = boolean(value, name);
       return;
     case 'truncation':
       request.truncation = oneOf(['auto', 'disabled'] as const)(value, name);
@@ -233,7 +238,7 @@ function parseField(request: ResponseRequest, name: string, value: unknown, body
       return;
     }
     case 'text':
-      checkText(value);
+      request.text = parseText(value);
       return;
     case 'reasoning':
       checkReasoning(value);

@@ -18,6 +18,7 @@ import { itemBytes, joinItems, outputText, toMessages, type Item } from './respo
 import { outputItems, responseObject } from './response-object.ts';
 import { Conversation, inputItems, records } from './response-record.ts';
 import { parseResponseRequest, type ResponseRequest } from './response-request.ts';
+import { grammarOf } from './structure.ts';
 import { BUSY_RESPONSES, watchToEnd } from './watch.ts';
 
 export async function createResponse(exchange: Exchange, services: Services): Promise<void> {
@@ -83,7 +84,7 @@ export function plan(services: Services, caller: Caller, request: ResponseReques
     prompt: {
       kind: 'chat',
       messages: toMessages(request.instructions, items),
-      tools: request.toolChoice === 'none' ? [] : request.tools,
+      tools: request.toolChoice.mode === 'none' ? [] : request.tools,
       history: parent?.response.model === engine.model.id ? historyOf(parent.response) : null,
       truncation: request.truncation === 'auto' ? 'auto' : 'error',
     },
@@ -98,6 +99,8 @@ function start(
   requestKey: string | undefined,
 ): Response {
   const { engine, items, prompt, parent } = plan(services, caller, request);
+  const { text, tools, strict, toolChoice: choice, isParallel } = request;
+  const grammar = grammarOf({ text, tools, strict, choice, isParallel }, 'responses');
   const conversation = request.store ? conversationAfter(parent, engine) : null;
   const response = services.responses.create(engine, caller, {
     requestKey,
@@ -105,6 +108,7 @@ function start(
     conversation: conversation?.name,
     ...hints,
     tools: prompt.tools,
+    grammar,
     sampling: request.sampling,
     logprobs: request.logprobs,
     cancelsUnwatched: !request.background,

@@ -2,7 +2,14 @@
 // known here by id; a worker's events for an id that has ended are ignored, so late and repeated ends do no harm.
 import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
 import { Ev, Flag, endReasons } from '../../workers/messages.ts';
-import type { CompiledModel, EncodeResult, EngineRequest, FromWorker, PromptInput } from '../../workers/messages.ts';
+import type {
+  CompiledModel,
+  EncodeResult,
+  EngineRequest,
+  FromWorker,
+  GrammarSpec,
+  PromptInput,
+} from '../../workers/messages.ts';
 import type { OtherChoice, StepOutput, StepStats } from '../../workers/messages.ts';
 import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
 import { defaultQueue, WaitingRoom, type QueueOptions } from './waiting-room.ts';
@@ -26,8 +33,8 @@ interface Active {
   tenant: string;
   place: OtherChoice;
   sink: EngineSink;
-  /** Its prompt is being encoded on the CPU pool; the workers do not know it yet. */
-  isEncoding: boolean;
+  /** Its prompt is being encoded, or its grammar checked; the workers do not know it yet. */
+  isPreparing: boolean;
   isWaiting: boolean;
   /** Messages left out of its prompt, told with Encoded. */
   dropped: number;
@@ -39,6 +46,8 @@ export interface Workers {
   /** Wakes every worker to look at the flags. */
   wake(): void;
   encode(prompt: PromptInput, maxTokens: number): Promise<EncodeResult>;
+  /** What to compile; rejects with ServiceError (grammar-checker.ts). */
+  checkGrammar(spec: GrammarSpec): Promise<GrammarSpec>;
 }
 
 let nextId = 1;
@@ -83,7 +92,7 @@ export class EngineClient {
 
   /** Ids of the requests the workers know and have not ended. */
   get activeIds(): number[] {
-    return [...this.#active].flatMap(([id, active]) => (active.isEncoding ? [] : id));
+    return [...this.#active].flatMap(([id, active]) => (active.isPreparing ? [] : id));
   }
 
   /** See Engine.submit. */
@@ -93,20 +102,22 @@ export class EngineClient {
     if (this.#freeFlags.length < sinks.length) throw this.#waiting.full();
     this.#waiting.enter(tenant, sinks.length);
     const now = Date.now();
-    const { deadlineMs, logprobs = null, ...rest } = options;
+    const { deadlineMs, logprobs = null, grammar = null, ...rest } = options;
     const common = {
       ...rest,
       logprobs,
+      grammar,
       weight: this.#queue.tenantWeights.get(tenant) ?? 1,
       queueDeadline: now + this.#queue.queueTimeoutMs,
       deadline: deadlineMs === undefined ? Infinity : now + deadlineMs,
     };
     const choices = sinks.map((sink, choice): Active => {
       const place = { id: nextId++, flag: this.#freeFlags.pop()!, choice };
-      return { tenant, place, sink, isEncoding: false, isWaiting: true, dropped: 0 };
+      return { tenant, place, sink, isPreparing: false, isWaiting: true, dropped: 0 };
     });
     for (const active of choices) this.#active.set(active.place.id, active);
-    if (promptChars(options.prompt) > LONG_PROMPT_CHARS) void this.#encodeThenSubmit(common, choices);
+    const isLong = promptChars(options.prompt) > LONG_PROMPT_CHARS;
+    if (isLong || grammar !== null) void this.#prepareThenSubmit(common, choices, isLong);
     else this.#send(common, choices);
     return choices.map(({ place }) => place.id);
   }
@@ -115,7 +126,7 @@ export class EngineClient {
   cancel(id: number): void {
     const active = this.#active.get(id);
     if (!active) return;
-    if (active.isEncoding) {
+    if (active.isPreparing) {
       queueMicrotask(() => {
         this.#end(id, 'cancelled', null);
         this.onStepEnd?.();
@@ -250,25 +261,36 @@ export class EngineClient {
     this.#workers.toLead({ op: 'submit', request: { ...common, ...first!, others } });
   }
 
-  async #encodeThenSubmit(common: Common, choices: readonly Active[]): Promise<void> {
-    for (const active of choices) active.isEncoding = true;
-    let result: EncodeResult;
+  /** What takes time happens elsewhere first: long prompts are encoded, grammars checked. */
+  async #prepareThenSubmit(common: Common, choices: readonly Active[], isLong: boolean): Promise<void> {
+    for (const active of choices) active.isPreparing = true;
+    let ready: Common | ServiceError;
     try {
-      result = await this.#workers.encode(common.prompt, this.#maxLen - 1);
+      const [prompt, grammar] = await Promise.all([
+        isLong ? this.#encode(common.prompt) : common.prompt,
+        common.grammar === null ? null : this.#workers.checkGrammar(common.grammar),
+      ]);
+      ready = { ...common, prompt, grammar };
     } catch (error) {
-      result = { code: 'internal', message: `encoding the prompt failed: ${String(error)}` };
+      ready =
+        error instanceof ServiceError
+          ? error
+          : new ServiceError('internal', `preparing the request failed: ${String(error)}`, { cause: error });
     }
-    for (const active of choices) active.isEncoding = false;
+    for (const active of choices) active.isPreparing = false;
     const wanted = choices.filter(({ place }) => this.#active.has(place.id));
     if (wanted.length === 0) return;
-    if ('code' in result) {
-      const error = errorFromCode(result.code, result.message);
-      return this.fail(
-        wanted.map(({ place }) => place.id),
-        error,
-      );
-    }
-    this.#send({ ...common, prompt: { kind: 'encoded', ...result } }, wanted);
+    if (!(ready instanceof ServiceError)) return this.#send(ready, wanted);
+    this.fail(
+      wanted.map(({ place }) => place.id),
+      ready,
+    );
+  }
+
+  async #encode(prompt: PromptInput): Promise<PromptInput> {
+    const result = await this.#workers.encode(prompt, this.#maxLen - 1);
+    if ('code' in result) throw errorFromCode(result.code, result.message);
+    return { kind: 'encoded', ...result };
   }
 }
 

@@ -8,8 +8,17 @@ import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
 import type { ModelInfo } from '../../protocol/messages.ts';
 import { Ctl, Order } from '../../workers/messages.ts';
 import type { CompiledModel, CompileProgress, EncodeResult, EngineShared, FromWorker } from '../../workers/messages.ts';
-import type { PromptInput, SlotLayout, StepOutput, StepStats, ToWorker, WorkerInit } from '../../workers/messages.ts';
+import type {
+  GrammarSpec,
+  PromptInput,
+  SlotLayout,
+  StepOutput,
+  StepStats,
+  ToWorker,
+  WorkerInit,
+} from '../../workers/messages.ts';
 import { EngineClient, numFlags } from './client.ts';
+import { GrammarChecker } from './grammar-checker.ts';
 import { allocateShared, formatBytes, planLayout } from './memory.ts';
 import type { EngineOptions } from './pool.ts';
 import { StepOrder } from './step-order.ts';
@@ -53,6 +62,7 @@ export class ModelEngine implements Engine {
   #progress: { phase: string; done: number } | null = { phase: 'waiting', done: 0 };
   #pool: Piscina | null = null;
   #client: EngineClient | null = null;
+  #checker: GrammarChecker | null = null;
   #workers: Worker[] = [];
   #compiled!: CompiledModel;
   #layout!: SlotLayout;
@@ -136,10 +146,12 @@ export class ModelEngine implements Engine {
     const queue = { ...defaultQueue, ...this.#options.queue };
     this.#shared = allocateShared(compiled.shape, this.#layout, numFlags(queue.queueSize, slots));
     this.#info = { ...compiled.info, contextLength: this.#layout.maxLen };
+    const checker = (this.#checker = new GrammarChecker(compiled));
     const link = {
       toLead: (message: ToWorker) => this.#post(this.#workers[0]!, message),
       wake: () => this.#workers.forEach(wake),
       encode: (prompt: PromptInput, maxTokens: number) => this.#encode(compiled, { prompt, maxTokens }),
+      checkGrammar: (spec: GrammarSpec) => checker.check(spec),
     };
     this.#client = new EngineClient(compiled, this.#layout.maxLen, this.#shared.flags, link, queue);
     this.#client.onStepEnd = () => this.onStepEnd?.();
@@ -178,6 +190,7 @@ export class ModelEngine implements Engine {
     }
     await Promise.allSettled(this.#workers.map(({ task }) => task));
     this.#client?.close();
+    this.#checker?.close();
     for (const worker of this.#workers) worker.port.close();
     await this.#pool?.close();
   }

@@ -2,7 +2,7 @@
 import type { LatencyClass, ModelInfo, TokenLogprob } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import type { ServiceError } from '../../protocol/errors.ts';
-import type { EndReason, PromptInput } from '../../workers/messages.ts';
+import type { EndReason, GrammarSpec, PromptInput } from '../../workers/messages.ts';
 
 /** Receives the events of one request, in order, on the main thread. `onEnd` is called exactly once, last. */
 export interface EngineSink {
@@ -31,6 +31,8 @@ export interface SubmitOptions {
   prompt: PromptInput;
   /** Functions whose calls are parsed out of the answer; empty: none. */
   toolNames: string[];
+  /** What the answer must look like; absent: anything. It is checked first, and onEnd tells what is wrong with it. */
+  grammar?: GrammarSpec | undefined;
   sampling: SamplingParams;
   /** Tell each token's log-probability, with so many alternatives; absent: no. */
   logprobs?: number | undefined;

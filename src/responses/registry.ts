@@ -135,7 +135,8 @@ export class Responses {
    */
   createWith(engine: Engine, caller: Caller, options: CreateResponse, begin: (response: Response) => void): Response {
     this.#evict();
-    const { session, class: latencyClass, sampling, logprobs, deadlineMs, conversation, cancelsUnwatched } = options;
+    const { session, class: latencyClass, grammar, sampling, logprobs, deadlineMs } = options;
+    const { conversation, cancelsUnwatched } = options;
     const response = new Response(
       engine,
       caller,
@@ -146,6 +147,7 @@ export class Responses {
         logprobs,
         deadlineMs,
         toolNames: options.tools.map((tool) => tool.name),
+        grammar,
         conversation,
         cancelsUnwatched,
         input: options.input,

@@ -6,7 +6,7 @@ import { Limits } from '../../protocol/constants.ts';
 import type { ChatMessage, LatencyClass, TokenLogprob, ToolCall, Timings, Usage } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import { ServiceError } from '../../protocol/errors.ts';
-import type { EndReason, PromptInput } from '../../workers/messages.ts';
+import type { EndReason, GrammarSpec, PromptInput } from '../../workers/messages.ts';
 import type { Caller } from '../auth/caller.ts';
 import type { Engine, EngineSink } from '../engine/types.ts';
 import { ResponseLog } from './response-log.ts';
@@ -42,6 +42,8 @@ export interface ResponseOptions {
   class: LatencyClass;
   /** Functions whose calls are parsed out of the answer; empty: none. */
   toolNames: string[];
+  /** What the answer must look like; absent: anything. */
+  grammar?: GrammarSpec | undefined;
   sampling: SamplingParams;
   /** Keep each token's log-probability, with so many alternatives (0 to 20); absent: none. */
   logprobs?: number | undefined;
@@ -244,6 +246,7 @@ export class Response implements EngineSink {
         class: this.class,
         prompt,
         toolNames: this.#options.toolNames,
+        grammar: this.#options.grammar,
         sampling: this.#options.sampling,
         logprobs: this.#options.logprobs,
         ...(leftMs === undefined ? {} : { deadlineMs: leftMs }),

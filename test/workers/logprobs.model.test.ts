@@ -32,14 +32,14 @@ describe('Log-probabilities of the default model', () => {
     const limits = { queueDeadline: Infinity, deadline: Infinity };
     const sequence = new Sequence(
       {
-        meta: { ...meta, ...limits, sampling, toolNames: [], logprobs: 20 },
+        meta: { ...meta, ...limits, sampling, toolNames: [], grammar: null, logprobs: 20 },
         ids: [...ids],
         numPrompt: ids.length,
         seed: 5,
         home: -1,
         homeLength: 0,
       },
-      { text, vocabSize: model.vocabSize, maxLen: 256, generated: new SharedArrayBuffer(4) },
+      { text, grammars: null, vocabSize: model.vocabSize, maxLen: 256, generated: new SharedArrayBuffer(4) },
     );
     const out = new Outputs();
     const rows: Float64Array[] = [];

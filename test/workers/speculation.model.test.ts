@@ -53,6 +53,7 @@ function answer(slot: number, ids: number[], sampling: SamplingParams, speculato
     choice: 0,
     weight: 1,
     toolNames: [],
+    grammar: null,
     logprobs: null,
     sampling,
   };
@@ -61,7 +62,13 @@ function answer(slot: number, ids: number[], sampling: SamplingParams, speculato
     ids: [...ids],
     numPrompt: ids.length,
   };
-  const context = { text, vocabSize: model.vocabSize, maxLen: MAX_LEN, generated: new SharedArrayBuffer(4) };
+  const context = {
+    text,
+    grammars: null,
+    vocabSize: model.vocabSize,
+    maxLen: MAX_LEN,
+    generated: new SharedArrayBuffer(4),
+  };
   const sequence = new Sequence({ ...start, seed: sampling.seed ?? 1, home: -1, homeLength: 0 }, context);
   const out = new Outputs();
   let cause = sequence.accept(model.prefill(slot, ids, 0, true)!, 0, out);

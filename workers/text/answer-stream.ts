@@ -3,10 +3,11 @@
 // if nothing had happened, since sequences move between threads; without stops and tools a token costs a table lookup.
 import type { TokenLogprob } from '../../protocol/messages.ts';
 import { Detokenizer, type DetokenizerState } from './detokenizer.ts';
+import { ForcedCallParser, type ForcedCallState } from './forced-calls.ts';
 import { LogprobStream, type LogprobState } from './logprob-stream.ts';
 import { StopMatcher, type StopState } from './stop.ts';
 import type { TextModel } from './text-model.ts';
-import { ToolCallParser, type AnswerSink, type ToolCallState } from './tool-calls.ts';
+import { ToolCallParser, type AnswerSink, type CallParser, type ToolCallState } from './tool-calls.ts';
 
 export type { AnswerSink } from './tool-calls.ts';
 
@@ -14,6 +15,8 @@ export interface AnswerOptions {
   /** The answer ends before the first of these. */
   stop: readonly string[];
   parseTools: boolean;
+  /** A grammar holds calls to their form, so their arguments are passed on as they are made. */
+  isForced?: boolean;
   /** Functions of the request; calls of others stay text. Absent: all names are accepted. */
   toolNames?: readonly string[];
   /** Tokens are pushed with their log-probabilities, which go to the sink along with the text they became. */
@@ -24,14 +27,14 @@ export interface AnswerOptions {
 export interface AnswerState {
   detokenizer: DetokenizerState;
   stop: StopState | null;
-  tools: ToolCallState | null;
+  tools: ToolCallState | ForcedCallState | null;
   logprobs: (LogprobState & { numPassed: number }) | null;
 }
 
 export class AnswerStream {
   readonly #detokenizer: Detokenizer;
   readonly #stop: StopMatcher | null;
-  readonly #tools: ToolCallParser | null;
+  readonly #tools: CallParser | null;
   readonly #logprobs: LogprobStream | null;
   readonly #text: TextModel;
   /** Characters that came through the stop matcher; only counted with log-probabilities. */
@@ -40,7 +43,7 @@ export class AnswerStream {
   constructor(text: TextModel, options: AnswerOptions, state?: AnswerState) {
     this.#detokenizer = new Detokenizer(text, state?.detokenizer);
     this.#stop = options.stop.length === 0 ? null : new StopMatcher(options.stop, state?.stop ?? undefined);
-    this.#tools = options.parseTools ? new ToolCallParser(options.toolNames ?? null, state?.tools ?? undefined) : null;
+    this.#tools = options.parseTools ? callParser(options, state?.tools ?? undefined) : null;
     this.#logprobs = options.withLogprobs ? new LogprobStream(state?.logprobs ?? undefined) : null;
     this.#text = text;
     this.#numPassed = state?.logprobs?.numPassed ?? 0;
@@ -75,9 +78,14 @@ export class AnswerStream {
     if (this.#logprobs !== null) out.logprobs?.(this.#logprobs.finish());
   }
 
-  /** Complete tool calls so far. */
+  /** Tool calls so far. */
   get numToolCalls(): number {
     return this.#tools?.numCalls ?? 0;
+  }
+
+  /** The last of them is not complete. */
+  get isCallOpen(): boolean {
+    return this.#tools?.isCallOpen ?? false;
   }
 
   snapshot(): AnswerState {
@@ -127,4 +135,9 @@ export class AnswerStream {
       toolEnd: (index) => out.toolEnd(index),
     };
   }
+}
+
+function callParser(options: AnswerOptions, state: ToolCallState | ForcedCallState | undefined): CallParser {
+  if (options.isForced === true) return new ForcedCallParser(state?.kind === 'forced' ? state : undefined);
+  return new ToolCallParser(options.toolNames ?? null, state?.kind === 'found' ? state : undefined);
 }

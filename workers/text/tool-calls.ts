@@ -2,6 +2,7 @@
 // and Qwen templates. Last stage of answer-stream.ts. What must stay true: a call is only reported when it is
 // complete and well formed; everything else comes out as text, character for character as generated.
 import type { TokenLogprob } from '../../protocol/messages.ts';
+import type { ForcedCallState } from './forced-calls.ts';
 import { JsonScanner } from './json-scanner.ts';
 import { partialEnd } from './stop.ts';
 
@@ -16,7 +17,19 @@ export interface AnswerSink {
   toolEnd(index: number): void;
 }
 
+/** Finds the calls in an answer's text: ToolCallParser, or ForcedCallParser where a grammar makes them. */
+export interface CallParser {
+  readonly numCalls: number;
+  /** The text ends within a call. */
+  readonly isCallOpen: boolean;
+  readonly numHeld: number;
+  push(piece: string, out: AnswerSink): void;
+  finish(out: AnswerSink): void;
+  snapshot(): ToolCallState | ForcedCallState;
+}
+
 export interface ToolCallState {
+  kind: 'found';
   /** Generated text not passed on yet: a call that may still become complete, or what could begin one. */
   held: string;
   numCalls: number;
@@ -39,7 +52,9 @@ interface OpenCall {
   call: { name: string; argumentsText: string } | null;
 }
 
-export class ToolCallParser {
+export class ToolCallParser implements CallParser {
+  /** Calls are reported when they are complete. */
+  readonly isCallOpen = false;
   readonly #names: ReadonlySet<string> | null;
   #held = '';
   #numCalls: number;
@@ -88,7 +103,7 @@ export class ToolCallParser {
   }
 
   snapshot(): ToolCallState {
-    return { held: this.#held, numCalls: this.#numCalls, isAfterCall: this.#isAfterCall };
+    return { kind: 'found', held: this.#held, numCalls: this.#numCalls, isAfterCall: this.#isAfterCall };
   }
 
   /** Passes on text up to the next opening tag; false when there is none yet. */

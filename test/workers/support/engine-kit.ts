@@ -7,8 +7,15 @@ import { defaultSampling } from '../../../protocol/sampling.ts';
 import type { SamplingParams } from '../../../protocol/sampling.ts';
 import { allocateShared } from '../../../src/engine/memory.ts';
 import { Engine } from '../../../workers/engine.ts';
+import type { Grammars } from '../../../workers/grammar/grammars.ts';
 import { Ctl, Ev, Flag, endReasons } from '../../../workers/messages.ts';
-import type { CompiledModel, EngineRequest, EngineShared, EngineGauges } from '../../../workers/messages.ts';
+import type {
+  CompiledModel,
+  EngineRequest,
+  EngineShared,
+  EngineGauges,
+  GrammarSpec,
+} from '../../../workers/messages.ts';
 import type { FromWorker, SlotLayout, ToWorker } from '../../../workers/messages.ts';
 import { FAKE_EOS, FAKE_SHAPE, openFakeModel } from '../../../workers/model/fake.ts';
 import type { Model } from '../../../workers/model/model.ts';
@@ -35,6 +42,8 @@ export interface SubmitKnobs {
   weight?: number;
   class?: LatencyClass;
   tools?: string[];
+  /** Needs the kit's `grammars`. */
+  grammar?: GrammarSpec;
   deadline?: number;
   queueDeadline?: number;
   /** Tell log-probabilities, with so many alternatives. */
@@ -65,6 +74,7 @@ export class EngineKit {
   #nextId = 1;
   readonly #compiled: CompiledModel;
   readonly #speculation: boolean;
+  readonly #grammars: Grammars[];
 
   constructor(
     options: {
@@ -76,6 +86,8 @@ export class EngineKit {
       prefillUsPerToken?: number;
       speculation?: boolean;
       stepMs?: number;
+      /** One for each worker that is to have one; loading them takes a turn of the event loop. */
+      grammars?: Grammars[];
     } = {},
   ) {
     const numWorkers = options.workers ?? 1;
@@ -106,6 +118,7 @@ export class EngineKit {
       },
     };
     this.#speculation = options.speculation ?? false;
+    this.#grammars = options.grammars ?? [];
     for (let index = 0; index < numWorkers; index++) this.spawn(index);
     for (let index = 1; index < numWorkers; index++) this.connect(index);
   }
@@ -122,7 +135,7 @@ export class EngineKit {
       this.chunksAlone.push(isAlone === true);
       return model.prefill(slot, ids, past, wantLogits);
     };
-    const engine = new Engine(init, { ...model, prefill }, TextModel.bytes());
+    const engine = new Engine(init, { ...model, prefill }, TextModel.bytes(), this.#grammars.pop() ?? null);
     this.workers[index] = { engine, port: port1, ctl };
   }
 
@@ -146,7 +159,15 @@ export class EngineKit {
 
   /** One request with so many choices; their ids. */
   submitChoices(n: number, content: string | number[], options: Partial<SamplingParams> & SubmitKnobs = {}): number[] {
-    const { session = '', tenant = 't', tools = [], deadline = Infinity, queueDeadline = Infinity, ...rest } = options;
+    const {
+      session = '',
+      tenant = 't',
+      tools = [],
+      grammar = null,
+      deadline = Infinity,
+      queueDeadline = Infinity,
+      ...rest
+    } = options;
     const { class: latencyClass = 'chat', weight = 1, logprobs = null, ...sampling } = rest;
     const [first, ...others] = Array.from({ length: n }, (_, choice) => {
       const id = this.#nextId++;
@@ -165,6 +186,7 @@ export class EngineKit {
           ? { kind: 'chat', messages: [{ role: 'user', content }], tools: [], history: null, truncation: 'auto' }
           : { kind: 'tokens', tokenIds: content },
       toolNames: tools,
+      grammar,
       sampling: { ...defaultSampling, temperature: 0, seed: 1, ...sampling },
       queueDeadline,
       deadline,

@@ -1,0 +1,52 @@
+// Entry of the thread that checks grammars (src/engine/grammar-checker.ts starts and ends it). It may be ended at any
+// moment: nothing of it is shared, and no model runs in it.
+import { setPriority } from 'node:os';
+import { parentPort, workerData } from 'node:worker_threads';
+import { ServiceError } from '../../protocol/errors.ts';
+import type { GrammarCheckData, GrammarSpec, GrammarVerdict } from '../messages.ts';
+import { TextModel } from '../text/text-model.ts';
+import { checkGrammar, InstanceLost, type Checker } from './check.ts';
+import { openCompiler } from './grammars.ts';
+import { loadXgrammar } from './xgrammar.ts';
+
+const { textDir, vocabSize, niceness } = workerData as GrammarCheckData;
+// On Linux the priority is the thread's own; elsewhere it would be the process's.
+if (process.platform === 'linux') setPriority(niceness);
+
+const text = textDir === '' ? TextModel.bytes() : TextModel.load(textDir);
+let checker = await open();
+parentPort!.on('message', (spec: GrammarSpec) => void answer(spec));
+parentPort!.postMessage('ready');
+
+async function open(): Promise<Checker> {
+  let messages = '';
+  const xgrammar = await loadXgrammar((message) => {
+    messages += `${message}\n`;
+  });
+  const takeMessages = (): string => {
+    const taken = messages;
+    messages = '';
+    return taken;
+  };
+  return { xgrammar, compiler: openCompiler(xgrammar, text, vocabSize), vocabSize, takeMessages };
+}
+
+async function answer(spec: GrammarSpec): Promise<void> {
+  const verdict = verdictOn(spec);
+  parentPort!.postMessage(verdict);
+  if ('spec' in verdict || !verdict.isLost) return;
+  checker = await open();
+  parentPort!.postMessage('ready');
+}
+
+function verdictOn(spec: GrammarSpec): GrammarVerdict {
+  try {
+    return { spec: checkGrammar(checker, spec) };
+  } catch (error) {
+    const isLost = error instanceof InstanceLost;
+    const told = isLost ? error.cause : error;
+    if (!(told instanceof ServiceError)) throw error;
+    const { code, message, param } = told;
+    return { code, message, isLost, ...(param === undefined ? {} : { param }) };
+  }
+}
