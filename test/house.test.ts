@@ -46,6 +46,7 @@ const doors: [dependency: RegExp, file: RegExp][] = [
   [/^uWebSockets\.js$/, /^src\/server\.ts$/],
   [/^piscina$/, /^src\/engine\/pool\.ts$/],
   [/^onnxruntime/, /^workers\/model\/ort-binding\.ts$/],
+  [/^@mlc-ai\/web-xgrammar$/, /^workers\/grammar\/xgrammar\.ts$/],
   [/^(msgpackr|@msgpack)/, /^protocol\/codec\.ts$/],
 ];
 

@@ -38,6 +38,12 @@ const keywordsOf: Record<string, readonly string[]> = {
   object: ['properties', 'required', 'additionalProperties'],
 };
 
+/** Formats that are held to. */
+const formats = new Set(['date', 'time', 'date-time', 'duration', 'email', 'hostname', 'ipv4', 'ipv6', 'uuid', 'uri']);
+
+/** Outside of classes, characters that a JSON string must escape. */
+const escapedInJson = /["\p{Cc}]|\\(?:[\\nrtfv0cbB]|x(?:[01]|22|5[cC])|u00(?:[01]|22|5[cC]))/u;
+
 interface Walk {
   root: unknown;
   param: string;
@@ -157,7 +163,11 @@ function checkString(walk: Walk, schema: Json, path: string): void {
   if (pattern !== undefined) {
     if (typeof pattern !== 'string') refuse(walk, `${path}/pattern`, 'is not a string');
     if ((pattern as string).length > SchemaLimits.patternChars) fail(walk, `${path}/pattern`, 'is too long');
+    if (escapedInJson.test((pattern as string).replaceAll(/\[(?:\\.|[^\]\\])*\]/gu, ''))) {
+      fail(walk, `${path}/pattern`, 'needs characters that JSON escapes, which is not supported');
+    }
   }
+  if (format !== undefined && !formats.has(format as string)) fail(walk, `${path}/format`, 'names no supported format');
   const numForms = [pattern, format, minLength ?? maxLength].filter((form) => form !== undefined).length;
   if (numForms > 1) fail(walk, path, 'has more than one of pattern, format and lengths, which is not supported');
   for (const name of ['minLength', 'maxLength']) checkCount(walk, schema[name], `${path}/${name}`);

@@ -115,7 +115,6 @@ describe('parseChatRequest', () => {
       n: 1,
       store: false,
       logprobs: false,
-      parallel_tool_calls: true,
       service_tier: 'auto',
       response_format: { type: 'text' },
       modalities: ['text'],
@@ -129,10 +128,8 @@ describe('parseChatRequest', () => {
   it.each<[param: string, fields: Record<string, unknown>]>([
     ['store', { store: true }],
     ['service_tier', { service_tier: 'flex' }],
-    ['parallel_tool_calls', { parallel_tool_calls: false }],
-    ['response_format', { response_format: { type: 'json_object' } }],
-    ['tool_choice', { tool_choice: 'required' }],
-    ['tool_choice', { tool_choice: { type: 'function', function: { name: 'look' } } }],
+    ['response_format.type', { response_format: { type: 'grammar' } }],
+    ['tool_choice.type', { tool_choice: { type: 'custom', custom: { name: 'x' } } }],
     ['modalities', { modalities: ['text', 'audio'] }],
     ['functions', { functions: [] }],
     ['reasoning_effort', { reasoning_effort: 'low' }],
@@ -141,7 +138,6 @@ describe('parseChatRequest', () => {
     ['constructor', { constructor: 1 }],
     ['toString', { toString: 'x' }],
     ['tools[0].type', { tools: [{ type: 'custom', custom: {} }] }],
-    ['tools[0].function.strict', { tools: [{ ...tool, function: { name: 'a', strict: true } }] }],
     ['stream_options.include_obfuscation', { stream: true, stream_options: { include_obfuscation: true } }],
     ['messages[0].role', { messages: [{ role: 'function', content: 'x' }] }],
     [

@@ -44,7 +44,7 @@ describe('parseResponseRequest', () => {
       instructions: 'Be brief.',
       previousResponseId: 'resp_1',
       tools: [{ name: 'look', parameters: { type: 'object' } }],
-      toolChoice: 'none',
+      toolChoice: { mode: 'none', given: 'none' },
       sampling: { temperature: 0.5, topP: 0.9, topK: 0, stop: ['x'], maxTokens: 7 },
       truncation: 'auto',
       metadata: { a: 'b' },
@@ -66,7 +66,6 @@ describe('parseResponseRequest', () => {
   });
 
   it.each<[name: string, value: unknown]>([
-    ['parallel_tool_calls', true],
     ['service_tier', 'auto'],
     ['text', { format: { type: 'text' }, verbosity: 'medium' }],
     ['reasoning', {}],
@@ -79,13 +78,10 @@ describe('parseResponseRequest', () => {
   });
 
   it.each<[param: string, body: Record<string, unknown>]>([
-    ['parallel_tool_calls', { parallel_tool_calls: false }],
-    ['tool_choice', { tool_choice: 'required' }],
-    ['tool_choice', { tool_choice: { type: 'function', name: 'look' } }],
-    ['tools[0].strict', { tools: [{ ...tool, strict: true }] }],
     ['tools[0].type', { tools: [{ type: 'web_search' }] }],
     ['tools[0].function', { tools: [{ ...tool, function: {} }] }],
-    ['text.format', { text: { format: { type: 'json_object' } } }],
+    ['text.format.type', { text: { format: { type: 'grammar' } } }],
+    ['tool_choice.type', { tool_choice: { type: 'custom', name: 'x' } }],
     ['text.verbosity', { text: { verbosity: 'high' } }],
     ['reasoning.effort', { reasoning: { effort: 'high' } }],
     ['reasoning.summary', { reasoning: { summary: 'auto' } }],
