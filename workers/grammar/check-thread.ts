@@ -14,6 +14,14 @@ const { textDir, vocabSize, niceness } = workerData as GrammarCheckData;
 if (process.platform === 'linux') setPriority(niceness);
 
 const text = textDir === '' ? TextModel.bytes() : TextModel.load(textDir);
+const schema =
+  '{"type":"object","properties":{"a":{"type":"string","pattern":"a+"},"b":{"type":"integer","minimum":3}}}';
+const calls = [{ name: 'a', schema, isStrict: true, param: '' }];
+const warmUp: GrammarSpec[] = [
+  { text: { kind: 'schema', schema, param: '' }, calls, mustCall: false, isParallel: true },
+  { text: null, calls, mustCall: false, isParallel: true },
+];
+
 let checker = await open();
 parentPort!.on('message', (spec: GrammarSpec) => void answer(spec));
 parentPort!.postMessage('ready');
@@ -28,7 +36,10 @@ async function open(): Promise<Checker> {
     messages = '';
     return taken;
   };
-  return { xgrammar, compiler: openCompiler(xgrammar, text, vocabSize), vocabSize, takeMessages };
+  const opened = { xgrammar, compiler: openCompiler(xgrammar, text, vocabSize), vocabSize, takeMessages };
+  // The first run of fresh wasm takes several times as long: not on anybody's time.
+  for (const form of warmUp) checkGrammar(opened, form);
+  return opened;
 }
 
 async function answer(spec: GrammarSpec): Promise<void> {
