@@ -69,6 +69,20 @@ export function seconds(maxSeconds: number): Parse<number> {
 
 export const text: Parse<string> = (value) => value;
 
+/** Printable ASCII, as it must be to stand in a header. */
+export const token: Parse<string> = (value) => {
+  if (!/^[\x21-\x7e]{1,512}$/.test(value)) throw new Error('must be printable characters without blanks');
+  return value;
+};
+
+/** An http(s) address without credentials, query or slash at its end. */
+export const hubAddress: Parse<string> = (value) => {
+  const url = URL.canParse(value) ? new URL(value) : null;
+  const isPlain = url !== null && url.username === '' && url.password === '' && url.search === '' && url.hash === '';
+  if (!isPlain || !/^https?:$/.test(url.protocol)) throw new Error('must be an address like https://huggingface.co');
+  return url.href.replace(/\/+$/, '');
+};
+
 export const host: Parse<string> = (value) => {
   const bare = value.replace(/^\[(.*)\]$/, '$1');
   // Digits and dots alone are meant as an address, so 127.0.0.999 must not pass as a name.

@@ -13,6 +13,7 @@ import {
   flag,
   formatBytes,
   host,
+  hubAddress,
   integer,
   keys,
   names,
@@ -21,6 +22,7 @@ import {
   origins,
   seconds,
   text,
+  token,
   weights,
   type Parse,
 } from './config-values.ts';
@@ -53,6 +55,10 @@ export interface Config {
   kvMemoryBytes: number;
   kvType: KvChoice;
   cacheDir: string;
+  /** Without a slash at its end. */
+  hubEndpoint: string;
+  hubToken: string;
+  modelsDir: string;
   /** Requests that may wait per model, in all and of one tenant. */
   queueSize: number;
   tenantQueueSize: number;
@@ -72,6 +78,8 @@ export interface Config {
 export interface Setting<T> {
   /** Environment variable; the flag is its lower case with dashes. */
   name: string;
+  /** Another environment variable that is read when this one is absent. */
+  alsoNamed?: string;
   /** For people: what holds when the setting is absent. */
   defaultText: string;
   /** One sentence. */
@@ -104,7 +112,8 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
   models: {
     name: 'MODEL',
     defaultText: `${BUILT_IN_MODEL} (built in)`,
-    meaning: 'Models, comma-separated: npm package or directory. The first also answers to the name "default".',
+    meaning:
+      'Models, comma-separated: directory, npm package, or org/name[@revision] of the hub. The first also answers to the name "default".',
     parse: names,
     fallback: () => [BUILT_IN_MODEL],
   },
@@ -173,6 +182,30 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     meaning: 'Where compiled models are kept.',
     parse: text,
     fallback: () => join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'tokenwire'),
+  },
+  modelsDir: {
+    name: 'MODELS_DIR',
+    defaultText: 'CACHE_DIR/hub',
+    meaning: 'Where models from the hub are kept.',
+    parse: text,
+    fallback: (_machine, config) => join(config.cacheDir, 'hub'),
+  },
+  hubEndpoint: {
+    name: 'HUB_ENDPOINT',
+    alsoNamed: 'HF_ENDPOINT',
+    defaultText: 'https://huggingface.co',
+    meaning: 'Address of the hub or of a mirror that speaks its API (HF_ENDPOINT is read too).',
+    parse: hubAddress,
+    fallback: () => 'https://huggingface.co',
+  },
+  hubToken: {
+    name: 'HUB_TOKEN',
+    alsoNamed: 'HF_TOKEN',
+    defaultText: 'none: public models only',
+    meaning: 'Token for private and gated models, sent to HUB_ENDPOINT and nowhere else (HF_TOKEN is read too).',
+    parse: token,
+    fallback: () => '',
+    isSecret: true,
   },
   apiKeys: {
     name: 'API_KEY',
@@ -332,7 +365,14 @@ function isFlagValue(value: string): boolean {
  * Reads all settings. An empty variable counts as absent.
  * Throws ConfigError, whose message is the one line to print.
  */
-export function loadConfig(
+export function loadConfig(...sources: Parameters<typeof readSettings>): Config {
+  const config = readSettings(...sources);
+  checkTogether(config);
+  return config;
+}
+
+/** As loadConfig, without the rules over several settings: for commands that open no port. */
+export function readSettings(
   args: readonly string[] = process.argv.slice(2),
   env: Readonly<Record<string, string | undefined>> = process.env,
   machine: Machine = readMachine(),
@@ -340,7 +380,7 @@ export function loadConfig(
   const flags = readFlags(args);
   const config = {} as Config;
   for (const [key, setting] of rows) {
-    const given = (flags.get(setting.name) ?? env[setting.name] ?? '').trim();
+    const given = (flags.get(setting.name) ?? (env[setting.name] || env[setting.alsoNamed ?? '']) ?? '').trim();
     if (given === '') {
       if (flags.has(setting.name)) throw new ConfigError(`${flagOf(setting)} needs a value`);
       Object.assign(config, { [key]: setting.fallback(machine, config) });
@@ -353,7 +393,6 @@ export function loadConfig(
       throw new ConfigError(`${setting.name} ${(error as Error).message}${got}`);
     }
   }
-  checkTogether(config);
   return config;
 }
 

@@ -48,7 +48,15 @@ function run(config: Config): void {
     // Undocumented: tests do not wait for the half minute after which a worker is taken for hung.
     const hangMs = Number(process.env.HANG_TIMEOUT_MS) || undefined;
     const debugOwners = process.env.NODE_ENV === 'test';
-    engines = startEngines({ ...config, queue: config, log, debugOwners, ...(hangMs === undefined ? {} : { hangMs }) });
+    const hub = { endpoint: config.hubEndpoint, token: config.hubToken, modelsDir: config.modelsDir };
+    engines = startEngines({
+      ...config,
+      hub,
+      queue: config,
+      log,
+      debugOwners,
+      ...(hangMs === undefined ? {} : { hangMs }),
+    });
     return engines;
   });
   // Before anybody can know that the server is there: a signal must never find no handler.

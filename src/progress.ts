@@ -1,15 +1,26 @@
 // Tells the person at the terminal how far the models are: a bar that redraws itself, or in a log one line per phase.
+import type { CompileProgress } from '../workers/messages.ts';
 import type { EngineSet } from './engine/pool.ts';
 import type { Log } from './log.ts';
 
 const POLL_MS = 150;
 const BAR_CELLS = 24;
 
-/** One line of the bar: `minimind: compiling ██████░░░░ 60 %`. */
-export function drawBar(model: string, phase: string, done: number): string {
+/** One line of the bar: `minimind: downloading ██████░░░░ 60 % (1.2 GB of 2 GB)`. */
+export function drawBar(model: string, { phase, done, bytes }: CompileProgress): string {
   const share = Math.min(1, Math.max(0, done));
   const cells = Math.round(share * BAR_CELLS);
-  return `${model}: ${phase} ${'█'.repeat(cells)}${'░'.repeat(BAR_CELLS - cells)} ${Math.floor(share * 100)} %`;
+  const amount = bytes ? ` (${formatSize(bytes.done)} of ${formatSize(bytes.total)})` : '';
+  return `${model}: ${phase} ${'█'.repeat(cells)}${'░'.repeat(BAR_CELLS - cells)} ${Math.floor(share * 100)} %${amount}`;
+}
+
+/** Bytes for people, as hubs count them: 1,500,000 is 1.5 MB. */
+export function formatSize(bytes: number): string {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  let value = bytes;
+  let unit = 0;
+  for (; value >= 999.5 && unit < units.length - 1; unit++) value /= 1000;
+  return `${unit === 0 || value >= 100 ? Math.round(value) : Number(value.toPrecision(3))} ${units[unit]}`;
 }
 
 /** Shows loading until the returned function is called. */
@@ -24,7 +35,7 @@ export function showProgress(engines: Pick<EngineSet, 'progress'>, log: Log, out
     const current = engines.progress[0];
     if (!current) return;
     if (out.isTTY) {
-      out.write(`\r\u001B[K${drawBar(current.model, current.phase, current.done)}`);
+      out.write(`\r\u001B[K${drawBar(current.model, current)}`);
       isDrawn = true;
     } else if (current.phase !== lastPhase) {
       log.info({ model: current.model, done: Number(current.done.toFixed(2)) }, `loading: ${current.phase}`);

@@ -1,23 +1,24 @@
-// Entry of the CPU pool: short, stateless work that must not run where tokens are decoded. Compiling a model and
-// encoding long prompts; one Piscina task each.
+// Entry of the CPU pool: stateless work that must not run where tokens are decoded. Downloading and compiling a model,
+// encoding long prompts, and what `npm run models` asks for; one Piscina task each.
+import type { MessagePort } from 'node:worker_threads';
 import { ServiceError } from '../protocol/errors.ts';
-import type { CompiledModel, CompileProgress, CpuTask, EncodeResult } from './messages.ts';
-import { compileModel } from './model/compile.ts';
+import type { CompiledModel, CompileProgress, CpuTask, EncodeResult, ModelsReport } from './messages.ts';
+import { checkConfig, compileModel } from './model/compile.ts';
+import { parseHubName } from './model/hub/hub-id.ts';
+import { totalBytes } from './model/hub/listing.ts';
+import { listLocal, removeLocal, verifyLocal } from './model/hub/manage.ts';
+import { pullModel } from './model/hub/pull.ts';
 import { TextModel } from './text/text-model.ts';
 
 /** Text models already loaded in this thread, by directory; '' is the fake model's. */
 const texts = new Map<string, TextModel>();
 
-export default async function run(task: CpuTask): Promise<CompiledModel | EncodeResult> {
+export default async function run(task: CpuTask): Promise<CompiledModel | EncodeResult | ModelsReport> {
   if (task.op === 'compile') {
-    const { model, cacheDir, kv, maxContext, progress } = task;
-    try {
-      const onProgress = (report: CompileProgress): void => progress.postMessage(report);
-      return await compileModel({ model, cacheDir, kv, maxContext, onProgress });
-    } finally {
-      progress.close();
-    }
+    const { progress, op: _op, ...options } = task;
+    return withProgress(progress, (onProgress, signal) => compileModel({ ...options, onProgress, signal }));
   }
+  if (task.op === 'models') return withProgress(task.progress, (onProgress) => manage(task, onProgress));
   let text = texts.get(task.textDir);
   if (!text) {
     text = task.textDir === '' ? TextModel.bytes() : TextModel.load(task.textDir);
@@ -29,4 +30,32 @@ export default async function run(task: CpuTask): Promise<CompiledModel | Encode
     if (error instanceof ServiceError) return { code: error.code, message: error.message };
     throw error;
   }
+}
+
+/** Runs work that reports to a port, and closes the port at its end. Anything that arrives there aborts the signal. */
+async function withProgress<T>(
+  port: MessagePort,
+  work: (onProgress: (report: CompileProgress) => void, signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const stop = new AbortController();
+  port.on('message', () => stop.abort(new Error('stopped')));
+  try {
+    return await work((report) => port.postMessage(report), stop.signal);
+  } finally {
+    port.close();
+  }
+}
+
+async function manage(
+  { action, hub, cacheDir }: CpuTask & { op: 'models' },
+  onProgress: (report: CompileProgress) => void,
+): Promise<ModelsReport> {
+  const options = { hub, cacheDir, onProgress };
+  if (action.kind === 'list') return { kind: 'list', models: listLocal(options) };
+  if (action.kind === 'verify') return { kind: 'verify', files: await verifyLocal(action.name, options) };
+  if (action.kind === 'remove') return { kind: 'remove', bytes: await removeLocal(action.name, options) };
+  const name = parseHubName(action.name);
+  if (name === null) throw new Error(`${action.name}: a model of the hub is written org/name or org/name@revision`);
+  const { directory, manifest } = await pullModel({ name, hub, isRefresh: true, checkConfig, onProgress });
+  return { kind: 'pull', directory, commit: manifest.commit, bytes: totalBytes(manifest.files) };
 }

@@ -58,6 +58,8 @@ export interface CompiledModel {
    */
   kvDivergence: number;
   weightsBytes: number;
+  /** For people: where it was found. */
+  origin: string;
   info: ModelInfo;
   /** kind fake: time of a step and of a prefilled token, and whether prompts may order faults. */
   fake?: FakeOptions;
@@ -80,7 +82,47 @@ export interface CompileProgress {
   phase: string;
   /** 0..1 */
   done: number;
+  /** Where the phase is a download: of all the model's files. */
+  bytes?: { done: number; total: number };
 }
+
+/** Where models of a hub come from and where they are kept. */
+export interface HubAccess {
+  /** http or https, without a slash at its end. */
+  endpoint: string;
+  /** For private and gated models; empty: none. */
+  token: string;
+  modelsDir: string;
+}
+
+/** One commit of a model on this machine's disk. */
+export interface LocalModel {
+  id: string;
+  commit: string;
+  /** Branches and tags that meant it when they were pulled. */
+  revisions: string[];
+  bytes: number;
+  /** partial: its download was cut; damaged: a file is missing or has another length. */
+  state: 'complete' | 'partial' | 'damaged';
+  /** Entries of the cache that were compiled from it. */
+  compiled: { folder: string; bytes: number }[];
+}
+
+export interface VerifiedFile {
+  commit: string;
+  path: string;
+  bytes: number;
+  isRight: boolean;
+}
+
+/** Of `npm run models`. */
+export type ModelsAction = { kind: 'list' } | { kind: 'pull' | 'verify' | 'remove'; name: string };
+
+export type ModelsReport =
+  | { kind: 'list'; models: LocalModel[] }
+  | { kind: 'pull'; directory: string; commit: string; bytes: number }
+  | { kind: 'verify'; files: VerifiedFile[] }
+  | { kind: 'remove'; bytes: number };
 
 /** Prompt of a request, rendered and encoded where the model's text files are. */
 export type PromptInput =
@@ -355,9 +397,12 @@ export type CpuTask =
       cacheDir: string;
       kv: KvChoice;
       maxContext: number | null;
-      /** Receives CompileProgress messages. */
+      /** Absent: models of the hub cannot be loaded. */
+      hub?: HubAccess;
+      /** Receives CompileProgress messages; any message from the other side stops a download. */
       progress: MessagePort;
     }
+  | { op: 'models'; action: ModelsAction; hub: HubAccess; cacheDir: string; progress: MessagePort }
   | { op: 'encode'; textDir: string; prompt: PromptInput; maxTokens: number };
 
 /** Errors a client may see cross the thread as data: an Error loses its fields on the way. */

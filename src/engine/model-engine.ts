@@ -59,7 +59,7 @@ export class ModelEngine implements Engine {
   readonly #makePool: (numWorkers: number) => Piscina;
   readonly #encode: Encode;
   #info: ModelInfo;
-  #progress: { phase: string; done: number } | null = { phase: 'waiting', done: 0 };
+  #progress: CompileProgress | null = { phase: 'waiting', done: 0 };
   #pool: Piscina | null = null;
   #client: EngineClient | null = null;
   #checker: GrammarChecker | null = null;
@@ -89,7 +89,7 @@ export class ModelEngine implements Engine {
     return this.#progress === null && !this.#isStopping;
   }
 
-  get progress(): { phase: string; done: number } | null {
+  get progress(): CompileProgress | null {
     return this.#progress;
   }
 
@@ -166,6 +166,7 @@ export class ModelEngine implements Engine {
     log.info(
       {
         model: this.#info.id,
+        origin: compiled.origin,
         weights: `${formatBytes(compiled.weightsBytes)}, ${compiled.quantization}`,
         context: this.#layout.maxLen,
         kvType: compiled.shape.kvType,

@@ -1,8 +1,8 @@
-// The threads behind the engines: the only door to Piscina. A CPU pool for short work (compiling, encoding long
-// prompts), and per model one pool of endless engine tasks. Readiness, worker death and the cooperative end are here.
+// The threads behind the engines: the only door to Piscina. A CPU pool for stateless work (downloading and compiling
+// models, encoding long prompts), and per model one pool of endless engine tasks. Readiness, worker death and the cooperative end are here.
 // Never abort, time out or destroy a running engine task: ending a thread inside a run aborts the process.
 import { availableParallelism } from 'node:os';
-import { MessageChannel, SHARE_ENV } from 'node:worker_threads';
+import { MessageChannel, SHARE_ENV, type MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ModelInfo } from '../../protocol/messages.ts';
@@ -11,7 +11,10 @@ import type {
   CompileProgress,
   CpuTask,
   EncodeResult,
+  HubAccess,
   KvChoice,
+  ModelsAction,
+  ModelsReport,
   StepStats,
 } from '../../workers/messages.ts';
 import { ModelEngine } from './model-engine.ts';
@@ -40,6 +43,8 @@ export interface EngineOptions {
   /** Shared evenly by all models. */
   kvMemoryBytes: number;
   cacheDir: string;
+  /** Absent: models of the hub cannot be loaded. */
+  hub?: HubAccess;
   /** What is absent is as protocol/constants.ts says. */
   queue?: Partial<QueueOptions>;
   log: EngineLog;
@@ -55,7 +60,7 @@ export interface EngineSet {
   find(model: string | undefined): Engine;
   readonly isReady: boolean;
   /** Models still loading. */
-  readonly progress: { model: string; phase: string; done: number }[];
+  readonly progress: ({ model: string } & CompileProgress)[];
   /** Resolves when all models serve; rejects when one cannot be loaded. */
   readonly loaded: Promise<void>;
   onStepStats: ((model: string, stats: StepStats) => void) | null;
@@ -75,13 +80,9 @@ const LOADING_RETRY_MS = 1000;
 
 /** Returns at once; models load in the background. */
 export function startEngines(options: EngineOptions): EngineSet {
-  const cpuPool = new Piscina({
-    filename: new URL('../../workers/cpu-worker.ts', import.meta.url).href,
-    minThreads: 1,
-    maxThreads: Math.max(1, Math.floor(availableParallelism() / 2)),
-    idleTimeout: 30_000,
-    niceIncrement: CPU_NICE,
-  });
+  const cpuPool = openCpuPool(Math.max(1, Math.floor(availableParallelism() / 2)));
+  /** The port of the model that is being downloaded or compiled. */
+  let compiling: MessagePort | null = null;
   const encode = async (compiled: CompiledModel, task: Omit<CpuTask & { op: 'encode' }, 'op' | 'textDir'>) =>
     (await cpuPool.run({ op: 'encode', textDir: compiled.textDir, ...task } satisfies CpuTask)) as EncodeResult;
 
@@ -100,6 +101,7 @@ export function startEngines(options: EngineOptions): EngineSet {
     onWorkerRestart: null,
     onFatal: null,
     async stop() {
+      compiling?.postMessage('stop');
       await Promise.all(engines.map((engine) => engine.stop()));
       await cpuPool.close({ force: true });
     },
@@ -124,15 +126,45 @@ export function startEngines(options: EngineOptions): EngineSet {
   async function compile(model: string, onProgress: (progress: CompileProgress) => void): Promise<CompiledModel> {
     const { port1, port2 } = new MessageChannel();
     port1.on('message', onProgress);
-    const { cacheDir, maxContext, kvType, kvMemoryBytes, models } = options;
+    compiling = port1;
+    const { cacheDir, maxContext, kvType, kvMemoryBytes, models, hub } = options;
     const kv: KvChoice = { type: kvType, memoryBytes: kvMemoryBytes / models.length };
-    const task: CpuTask = { op: 'compile', model, cacheDir, kv, maxContext, progress: port2 };
+    const task: CpuTask = { op: 'compile', model, cacheDir, kv, maxContext, progress: port2, ...(hub ? { hub } : {}) };
     try {
       return (await cpuPool.run(task, { transferList: [port2] })) as CompiledModel;
     } finally {
       port1.close();
+      compiling = null;
     }
   }
+}
+
+/** Runs one command of `npm run models` on a thread of its own. Rejects with an Error whose message is for people. */
+export async function runModelsAction(
+  action: ModelsAction,
+  settings: { hub: HubAccess; cacheDir: string },
+  onProgress: (progress: CompileProgress) => void,
+): Promise<ModelsReport> {
+  const pool = openCpuPool(1);
+  const { port1, port2 } = new MessageChannel();
+  port1.on('message', onProgress);
+  try {
+    const task: CpuTask = { op: 'models', action, ...settings, progress: port2 };
+    return (await pool.run(task, { transferList: [port2] })) as ModelsReport;
+  } finally {
+    port1.close();
+    await pool.close({ force: true });
+  }
+}
+
+function openCpuPool(maxThreads: number): Piscina {
+  return new Piscina({
+    filename: new URL('../../workers/cpu-worker.ts', import.meta.url).href,
+    minThreads: 1,
+    maxThreads,
+    idleTimeout: 30_000,
+    niceIncrement: CPU_NICE,
+  });
 }
 
 /** Threads for the endless tasks of one model; each task keeps its thread. */

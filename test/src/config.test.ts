@@ -39,7 +39,22 @@ describe('config', () => {
       supervise: true,
     });
     expect(load().cacheDir).toMatch(/tokenwire$/);
+    expect(load().hubEndpoint).toBe('https://huggingface.co');
+    expect(load([], { CACHE_DIR: '/c' }).modelsDir).toBe(join('/c', 'hub'));
   });
+
+  it('reads the usual names of hub settings too, but its own first', () => {
+    const usual = { HF_ENDPOINT: 'https://mirror.example/hf/', HF_TOKEN: 'hf_x' };
+    expect(load([], usual)).toMatchObject({ hubEndpoint: 'https://mirror.example/hf', hubToken: 'hf_x' });
+    const both = { ...usual, HUB_ENDPOINT: 'http://h', HUB_TOKEN: 'own' };
+    expect(load([], both)).toMatchObject({ hubEndpoint: 'http://h', hubToken: 'own' });
+    expect(load([], { ...usual, HUB_TOKEN: '' }).hubToken).toBe('hf_x');
+  });
+
+  it.each(['huggingface.co', 'ftp://h', 'https://user:pw@h', 'https://h?x=1', 'https://h#x', 'x'])(
+    'refuses %s for a hub',
+    (value) => expect(() => load([], { HUB_ENDPOINT: value })).toThrow('HUB_ENDPOINT must be an address like'),
+  );
 
   it('takes one worker on one core, and a quarter of a small memory', () => {
     const small = load([], {}, { cores: 1, memoryBytes: 2 ** 30, fileDescriptors: 300 });

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { formatLine } from '../../src/log.ts';
-import { drawBar } from '../../src/progress.ts';
+import { drawBar, formatSize } from '../../src/progress.ts';
 
 const line = (fields: object) => formatLine(JSON.stringify({ level: 30, time: 0, msg: 'ready', ...fields }));
 
@@ -16,8 +16,14 @@ describe('log lines for people', () => {
 
 describe('progress bar', () => {
   it('shows the share done and stays in its bounds', () => {
-    expect(drawBar('m', 'building', 0.5)).toBe(`m: building ${'█'.repeat(12)}${'░'.repeat(12)} 50 %`);
-    expect(drawBar('m', 'building', 7)).toContain('100 %');
-    expect(drawBar('m', 'building', -1)).toContain(' 0 %');
+    expect(drawBar('m', { phase: 'building', done: 0.5 })).toBe(`m: building ${'█'.repeat(12)}${'░'.repeat(12)} 50 %`);
+    expect(drawBar('m', { phase: 'building', done: 7 })).toContain('100 %');
+    expect(drawBar('m', { phase: 'building', done: -1 })).toContain(' 0 %');
+  });
+
+  it('tells the bytes of a download', () => {
+    const bytes = { done: 1_234_567, total: 2.5e9 };
+    expect(drawBar('m', { phase: 'downloading', done: 0, bytes })).toMatch(/ 0 % \(1\.23 MB of 2\.5 GB\)$/);
+    expect([0, 999, 1000, 999_600, 123_456].map(formatSize)).toEqual(['0 B', '999 B', '1 kB', '1 MB', '123 kB']);
   });
 });

@@ -106,6 +106,25 @@ export function readEntry(folder: string, key: string, verify?: { weightFiles: r
   return meta;
 }
 
+/** The entries of a cache whose weights lie below `directory`, with their lengths. */
+export function entriesMadeFrom(cacheDir: string, directory: string): { folder: string; bytes: number }[] {
+  const root = path.resolve(cacheDir, 'models');
+  if (!fs.existsSync(root) || !fs.existsSync(directory)) return [];
+  const below = fs.realpathSync(directory) + path.sep;
+  return fs.readdirSync(root).flatMap((name) => {
+    const folder = path.join(root, name);
+    try {
+      const meta = JSON.parse(fs.readFileSync(path.join(folder, META), 'utf8')) as CacheMeta;
+      const weights = meta.parts['weights'] as [file: string][];
+      if (!weights.some(([file]) => file.startsWith(below))) return [];
+      return [{ folder, bytes: meta.files.reduce((sum, { bytes }) => sum + bytes, 0) }];
+    } catch {
+      // A lock, a folder that is being built, or an entry that no compile would use either.
+      return [];
+    }
+  });
+}
+
 /** A folder for building, on the same file system as the entries. Also removes what dead processes left behind. */
 export function createTemporary(root: string): string {
   fs.mkdirSync(root, { recursive: true });

@@ -1,24 +1,25 @@
-// From a model's name to files an engine worker can open: resolve, read, quantise, build, pack, cache.
+// From a model's name to files an engine worker can open: resolve (and download), read, quantise, build, pack, cache.
 // Called once per model at start, off the main thread and in a thread that decodes nothing (a large model takes minutes).
 // Errors are plain Errors whose message names the file and the field; the caller stops the start with it.
 import fs from 'node:fs';
 import path from 'node:path';
 import type { ModelInfo } from '../../protocol/messages.ts';
 import { kvBytesPerToken } from '../messages.ts';
-import type { CompiledModel, CompileProgress, KvChoice, KvType, ModelShape } from '../messages.ts';
+import type { CompiledModel, CompileProgress, HubAccess, KvChoice, KvType, ModelShape } from '../messages.ts';
 import { buildEntry, entryFiles, type Job } from './build-entry.ts';
 import { cacheKey, fingerprintFiles, machineParts, readEntry, type CacheMeta } from './cache.ts';
 import { allowedContext } from './allowed-context.ts';
 import { parseFakeModel } from './fake-name.ts';
 import { withLock } from './lock.ts';
-import { eosTokenIds, findModelDirectory, modelId, readJson, templateHasTools } from './model-directory.ts';
+import { eosTokenIds, readJson, templateHasTools } from './model-directory.ts';
 import { quantizationPlan, type Quantization } from './quantize.ts';
+import { resolveModel } from './resolve-model.ts';
 import { readSpec } from './specs/families.ts';
 import { numParameters, type ModelSpec } from './specs/spec.ts';
 import { openWeights } from './weights/open.ts';
 
 export interface CompileOptions {
-  /** Directory path, name of an installed npm package, or 'fake:…' (fake-name.ts). */
+  /** Directory path, name of an installed npm package, name of a model on the hub, or 'fake:…' (fake-name.ts). */
   model: string;
   cacheDir: string;
   /** Longest sequence, refused above the model's own limit; null or absent: 4,096, or the model's if that is shorter. */
@@ -29,6 +30,10 @@ export interface CompileOptions {
   quantization?: Quantization;
   /** Read and hash the cached data and the weights it was made from; anything that differs is built again. */
   verify?: boolean;
+  /** Absent: models of the hub cannot be loaded. */
+  hub?: HubAccess;
+  /** Stops a download. */
+  signal?: AbortSignal;
   onProgress?(progress: CompileProgress): void;
 }
 
@@ -38,22 +43,21 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
   const fake = parseFakeModel(options.model, maxContext);
   if (fake !== null) return fake;
 
-  const directory = findModelDirectory(options.model);
-  const configFile = path.join(directory, 'config.json');
-  const config = readJson(directory, 'config.json') ?? {};
-  const spec = readSpec(config, configFile);
+  const resolved = await resolveModel({ ...options, checkConfig });
+  const { directory, id } = resolved;
+  const { config, configFile, spec } = readConfig(directory);
   const source = openWeights(directory, spec);
   const plan = quantizationPlan(options.quantization ?? 'auto', numParameters(spec));
   const maxPositions = allowedContext(spec.maxPositions, maxContext, configFile);
   const { numLayers, numKvHeads, headDim, vocabSize } = spec;
   const float: ModelShape = { numLayers, numKvHeads, headDim, vocabSize, maxPositions, kvType: 'float32' };
   const shape: ModelShape = { ...float, kvType: chooseKvType(float, options.kv) };
-  const id = modelId(directory);
   const begin = config['bos_token_id'];
   const firstToken = Number.isInteger(begin) ? (begin as number) % spec.vocabSize : 0;
   const job: Job = { model: options.model, spec, source, plan, shape, firstToken };
   const { folder, meta } = await findOrBuild(job, id, options);
-  const info = describe(id, spec, maxPositions, templateHasTools(directory));
+  const described = describe(id, spec, maxPositions, templateHasTools(directory));
+  const info = { ...described, aliases: [...described.aliases, ...resolved.aliases] };
   return {
     kind: 'onnx',
     id: info.id,
@@ -64,8 +68,20 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
     quantization: plan.label,
     kvDivergence: meta.kvDivergence,
     weightsBytes: meta.weightsBytes,
+    origin: resolved.origin,
     info,
   };
+}
+
+/** Throws an Error naming file and field when a model of this config.json cannot be compiled. */
+export function checkConfig(directory: string): void {
+  readConfig(directory);
+}
+
+function readConfig(directory: string): { config: Record<string, unknown>; configFile: string; spec: ModelSpec } {
+  const configFile = path.join(directory, 'config.json');
+  const config = readJson(directory, 'config.json') ?? {};
+  return { config, configFile, spec: readSpec(config, configFile) };
 }
 
 /** Fewer full contexts than this and the memory is worth more than the speed (DESIGN: KV memory). */

@@ -31,6 +31,7 @@ export function parseFakeModel(name: string, maxContext: number | null): Compile
     quantization: 'none',
     kvDivergence: 0,
     weightsBytes: 0,
+    origin: 'built in',
     info: {
       id: 'fake',
       aliases: [],

