@@ -81,39 +81,52 @@ export class Engine {
     if (!this.#out.isEmpty) this.#post();
     this.#setBusy(!this.#range.isIdle || this.#scheduler?.idleMs === 0);
 
-    const isLending = this.#scheduler?.balance() ?? false;
-    let { stats } = this.#out;
-    let started = performance.now();
-    if (!isLending) stats.prefillTokens = this.#scheduler?.prefill(this.#model) ?? 0;
-    stats.prefillMs = performance.now() - started;
-    if (this.#scheduler?.hasPrefilled) {
-      // Before the sequence can be on its way to another worker, which would post its second token.
-      this.#post();
-      this.#scheduler.placePrefilled();
-    }
-
-    started = performance.now();
-    stats = this.#out.stats;
-    // A run of guesses takes longer than a step, and a prompt would wait for it or for the cores it takes.
-    const maySpeculate = this.#solo?.isAlone ?? this.#scheduler?.isPrefilling !== true;
-    const speculator = maySpeculate ? this.#speculator : null;
-    const postPart = (): void => this.#steps.post(this.#out.takePart(), false);
-    stats.batchSize = this.#range.decode(this.#model, this.#out, speculator, postPart);
-    stats.stepMs = performance.now() - started;
-    // This step's tokens leave before any copying.
-    this.#post();
-
-    started = performance.now();
-    const moved = this.#range.move(MOVE_BUDGET_MS);
-    this.#out.stats.movedTokens += moved;
-    this.#out.stats.moveMs += performance.now() - started;
-    if (!this.#out.isEmpty) this.#post();
+    this.#prefill();
+    this.#decode();
+    this.#move();
     this.#postGauges();
     const idleMs = this.#range.isIdle ? (this.#scheduler?.idleMs ?? IDLE_MS) : 0;
     if (idleMs > 0) this.#setBusy(false);
     return idleMs;
   }
 
+  /** Lead only: one chunk of a prompt. With its last one the first token leaves, and the sequence goes to a row. */
+  #prefill(): void {
+    const scheduler = this.#scheduler;
+    if (!scheduler || scheduler.balance()) return;
+    const { stats } = this.#out;
+    const started = performance.now();
+    stats.prefillTokens = scheduler.prefill(this.#model);
+    stats.prefillMs = performance.now() - started;
+    if (!scheduler.hasPrefilled) return;
+    // Before the sequence can be on its way to another worker, which would post its second token.
+    this.#post();
+    scheduler.placePrefilled();
+  }
+
+  /** One token for every row, or several for a single one. They leave before any copying. */
+  #decode(): void {
+    const { stats } = this.#out;
+    const started = performance.now();
+    // A run of guesses takes longer than a step, and a prompt would wait for it or for the cores it takes.
+    const maySpeculate = this.#solo?.isAlone ?? this.#scheduler?.isPrefilling !== true;
+    const speculator = maySpeculate ? this.#speculator : null;
+    const postPart = (): void => this.#steps.post(this.#out.takePart(), false);
+    stats.batchSize = this.#range.decode(this.#model, this.#out, speculator, postPart);
+    stats.stepMs = performance.now() - started;
+    this.#post();
+  }
+
+  /** Copies between rows and homes, for a while. */
+  #move(): void {
+    const started = performance.now();
+    const moved = this.#range.move(MOVE_BUDGET_MS);
+    this.#out.stats.movedTokens += moved;
+    this.#out.stats.moveMs += performance.now() - started;
+    if (!this.#out.isEmpty) this.#post();
+  }
+
+  // The lead may find other workers' cores idle, and they may find its own: each says whether it computes.
   #setBusy(isBusy: boolean): void {
     Atomics.store(this.#busy, this.#init.index, isBusy ? this.#init.threads : 0);
   }
