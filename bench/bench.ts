@@ -57,6 +57,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
       'how fast are we beside node-llama-cpp, transformers.js and any other server, through one load generator?',
     load: () => import('./peers.ts'),
   },
+  families: {
+    question: 'does every family compute what node-llama-cpp computes, on one tiny checkpoint each?',
+    load: () => import('./families.ts'),
+  },
   delay: {
     question: 'how long does a sampled token wait until it is written to its socket, per latency class?',
     load: () => import('./delay.ts'),

@@ -1,20 +1,19 @@
 // One of our model directories as a GGUF file that llama.cpp and its bindings load: same weights, same tokenizer, same
-// chat template. Called by the bench `peers`. Llama architecture with a byte-level BPE tokenizer; others are refused.
+// chat template. Called by the benches `peers` and `families`. The tokenizer must be a byte-level BPE; what the other
+// engine is told of the architecture is in gguf-layout.ts.
 import fs from 'node:fs';
 import { findModelDirectory, modelId, readJson } from '../../workers/model/model-directory.ts';
-import { llamaSpec } from '../../workers/model/specs/llama.ts';
-import { EMBEDDING, FINAL_NORM, HEAD, layerTensor } from '../../workers/model/specs/spec.ts';
-import type { LayerTensor, ModelSpec } from '../../workers/model/specs/spec.ts';
-import { openOnnxWeights } from '../../workers/model/weights/onnx.ts';
-import { openSafetensors } from '../../workers/model/weights/safetensors.ts';
-import { toFloats } from '../../workers/model/weights/source.ts';
-import { GGUF_ALIGNMENT, writeGguf, type Encoding, type GgufTensor, type MetaValue } from './gguf-writer.ts';
+import { readSpec } from '../../workers/model/specs/families.ts';
+import type { ModelSpec } from '../../workers/model/specs/spec.ts';
+import { openWeights } from '../../workers/model/weights/open.ts';
+import { findLayout, modelMeta, planTensors } from './gguf-layout.ts';
+import { GGUF_ALIGNMENT, writeGguf, type MetaValue } from './gguf-writer.ts';
 
-/** Of matrices; norms are always float32. */
-export type WeightEncoding = 'q8_0' | 'f16';
+/** Of matrices; norms and biases are always float32. */
+export type WeightEncoding = 'q8_0' | 'f16' | 'f32';
 
 /** general.file_type: most tensors are of this kind. */
-const FILE_TYPE = { f16: 1, q8_0: 7 } as const;
+const FILE_TYPE = { f32: 0, f16: 1, q8_0: 7 } as const;
 const TOKEN_NORMAL = 1;
 const TOKEN_CONTROL = 3;
 
@@ -22,44 +21,24 @@ const TOKEN_CONTROL = 3;
 export function exportGguf(model: string, file: string, encoding: WeightEncoding): void {
   const directory = findModelDirectory(model);
   const config = readJson(directory, 'config.json') ?? {};
-  if (config['model_type'] !== 'llama') {
-    throw new Error(`${directory}: model_type is ${JSON.stringify(config['model_type'])}; only llama can be exported`);
-  }
-  const spec = llamaSpec(config, directory);
-  if (spec.layers[0]?.rope?.scaling) throw new Error(`${directory}: rope_scaling cannot be exported`);
-  const meta = new Map([...modelMeta(modelId(directory), spec, encoding), ...tokenizerMeta(directory, spec)]);
+  const spec = readSpec(config, directory);
+  const layout = findLayout(String(config['model_type']), spec, directory);
+  const meta = new Map<string, MetaValue>([
+    ['general.architecture', { type: 'string', value: layout.architecture }],
+    ['general.name', { type: 'string', value: modelId(directory) }],
+    ['general.alignment', { type: 'u32', value: GGUF_ALIGNMENT }],
+    ['general.file_type', { type: 'u32', value: FILE_TYPE[encoding] }],
+    ['general.quantization_version', { type: 'u32', value: 2 }],
+    ...modelMeta(layout, spec),
+    ...tokenizerMeta(directory, spec),
+  ]);
   const unfinished = `${file}.${process.pid}`;
   try {
-    writeGguf(unfinished, meta, planTensors(directory, spec, encoding));
+    writeGguf(unfinished, meta, planTensors(layout, spec, openWeights(directory, spec), encoding));
     fs.renameSync(unfinished, file);
   } finally {
     fs.rmSync(unfinished, { force: true });
   }
-}
-
-const u32 = (value: number): MetaValue => ({ type: 'u32', value });
-const f32 = (value: number): MetaValue => ({ type: 'f32', value });
-
-function modelMeta(name: string, spec: ModelSpec, encoding: WeightEncoding): [string, MetaValue][] {
-  return [
-    ['general.architecture', { type: 'string', value: 'llama' }],
-    ['general.name', { type: 'string', value: name }],
-    ['general.alignment', u32(GGUF_ALIGNMENT)],
-    ['general.file_type', u32(FILE_TYPE[encoding])],
-    ['general.quantization_version', u32(2)],
-    ['llama.context_length', u32(spec.maxPositions)],
-    ['llama.embedding_length', u32(spec.hiddenSize)],
-    ['llama.block_count', u32(spec.numLayers)],
-    ['llama.feed_forward_length', u32(spec.intermediateSize)],
-    ['llama.attention.head_count', u32(spec.numHeads)],
-    ['llama.attention.head_count_kv', u32(spec.numKvHeads)],
-    ['llama.attention.key_length', u32(spec.headDim)],
-    ['llama.attention.value_length', u32(spec.headDim)],
-    ['llama.attention.layer_norm_rms_epsilon', f32(spec.normEpsilon)],
-    ['llama.rope.dimension_count', u32(spec.headDim)],
-    ['llama.rope.freq_base', f32(spec.layers[0]?.rope?.theta ?? 10_000)],
-    ['llama.vocab_size', u32(spec.vocabSize)],
-  ];
 }
 
 interface TokenizerFile {
@@ -102,59 +81,4 @@ function tokenizerMeta(directory: string, spec: ModelSpec): [string, MetaValue][
   const template = config['chat_template'];
   if (typeof template === 'string') meta.push(['tokenizer.chat_template', { type: 'string', value: template }]);
   return meta;
-}
-
-function planTensors(directory: string, spec: ModelSpec, encoding: WeightEncoding): GgufTensor[] {
-  const source = openSafetensors(directory) ?? openOnnxWeights(directory);
-  if (source === null) throw new Error(`${directory}: no weights found`);
-  const { hiddenSize: hidden, intermediateSize: wide, headDim, numHeads, numKvHeads } = spec;
-  const plan = (name: string, from: string, dims: number[], as: Encoding, heads = 0): GgufTensor => ({
-    name,
-    dims,
-    encoding: as,
-    read() {
-      const values = toFloats(source.read(from, dims));
-      return heads === 0 ? values : interleaveHeads(values, heads, headDim);
-    },
-  });
-  const tensors = [plan('token_embd.weight', EMBEDDING, [spec.vocabSize, hidden], encoding)];
-  tensors.push(plan('output_norm.weight', FINAL_NORM, [hidden], 'f32'));
-  if (!spec.tiedEmbeddings) tensors.push(plan('output.weight', HEAD, [spec.vocabSize, hidden], encoding));
-  const [queries, keys] = [numHeads * headDim, numKvHeads * headDim];
-  const matrices: [string, LayerTensor, number, number, number?][] = [
-    ['attn_q', 'self_attn.q_proj', queries, hidden, numHeads],
-    ['attn_k', 'self_attn.k_proj', keys, hidden, numKvHeads],
-    ['attn_v', 'self_attn.v_proj', keys, hidden],
-    ['attn_output', 'self_attn.o_proj', hidden, queries],
-    ['ffn_gate', 'mlp.gate_proj', wide, hidden],
-    ['ffn_up', 'mlp.up_proj', wide, hidden],
-    ['ffn_down', 'mlp.down_proj', hidden, wide],
-  ];
-  for (let layer = 0; layer < spec.numLayers; layer++) {
-    const named = (name: string): string => `blk.${layer}.${name}.weight`;
-    tensors.push(plan(named('attn_norm'), layerTensor(layer, 'input_layernorm'), [hidden], 'f32'));
-    tensors.push(plan(named('ffn_norm'), layerTensor(layer, 'post_attention_layernorm'), [hidden], 'f32'));
-    for (const [name, from, rows, columns, heads] of matrices) {
-      tensors.push(plan(named(name), layerTensor(layer, from), [rows, columns], encoding, heads));
-    }
-  }
-  return tensors;
-}
-
-/**
- * Rotary pairs of a head are (i, i + headDim / 2) in our checkpoints and neighbours (2i, 2i + 1) in GGUF, so the rows
- * of query and key matrices move. `values`: [heads · headDim, columns]; returns new memory.
- */
-export function interleaveHeads(values: Float32Array, heads: number, headDim: number): Float32Array {
-  const columns = values.length / (heads * headDim);
-  const half = headDim / 2;
-  const moved = new Float32Array(values.length);
-  for (let head = 0; head < heads; head++) {
-    for (let row = 0; row < headDim; row++) {
-      const from = (head * headDim + row) * columns;
-      const to = head * headDim + (row < half ? 2 * row : 2 * (row - half) + 1);
-      moved.set(values.subarray(from, from + columns), to * columns);
-    }
-  }
-  return moved;
 }

@@ -4,9 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { makeCheckpoint, shapes } from '../../bench/make-checkpoint.ts';
-import { exportGguf, interleaveHeads } from '../../bench/peers/gguf-export.ts';
+import { exportGguf } from '../../bench/peers/gguf-export.ts';
+import { interleaveHeads } from '../../bench/peers/gguf-layout.ts';
 import { encodeQ8, writeGguf } from '../../bench/peers/gguf-writer.ts';
 import { float16ToFloat32 } from '../../workers/model/floats.ts';
+import { tinyTensors, writeSafetensors } from '../workers/model/checkpoint.ts';
+import { tinyConfig } from '../workers/model/families.ts';
 import { openSafetensors } from '../../workers/model/weights/safetensors.ts';
 import { toFloats } from '../../workers/model/weights/source.ts';
 
@@ -139,11 +142,40 @@ describe('GGUF writer', () => {
     row.forEach((value, i) => expect(value).toBeCloseTo(source[8 * 64 + i]!, 3));
   });
 
+  it.each([
+    ['mistral', {}, 'the window of layer 0'],
+    ['gemma 2', {}, 'a query scale of its own'],
+    ['gemma 3', { query_pre_attn_scalar: 32 }, 'the base of layer 0'],
+    ['gemma 3', { query_pre_attn_scalar: 32, sliding_window_pattern: 2 }, 'the base of layer 0'],
+    ['gemma 2', { layer_types: Array.from({ length: 3 }, () => 'full_attention') }, 'the window of layer 0'],
+    ['smollm 3', { no_rope_layers: [0, 1, 1, 0] }, 'the positions of layer 0'],
+  ])('refuses a tiny %s with %o, which llama.cpp would compute otherwise', (family, changes, why) => {
+    const model = fs.mkdtempSync(join(folder, 'family-'));
+    fs.writeFileSync(join(model, 'config.json'), JSON.stringify({ ...tinyConfig(family), ...changes }));
+    const file = join(model, 'x.gguf');
+    expect(() => exportGguf(model, file, 'f32')).toThrow(`${why} cannot be exported to GGUF`);
+    expect(fs.readdirSync(model)).toEqual(['config.json']);
+  });
+
+  it('stacks, norms and scales as the other architectures want it', () => {
+    const model = fs.mkdtempSync(join(folder, 'phi-'));
+    const config = { ...tinyConfig('phi 3'), sliding_window: null };
+    writeSafetensors(model, config, tinyTensors(config, 3), 'F32');
+    const vocab = { a: 0 };
+    fs.writeFileSync(join(model, 'tokenizer.json'), JSON.stringify({ model: { type: 'BPE', vocab, merges: [] } }));
+    exportGguf(model, join(model, 'x.gguf'), 'f32');
+    const { meta, tensors } = readGguf(fs.readFileSync(join(model, 'x.gguf')));
+    expect(meta.get('general.architecture')).toBe('phi3');
+    expect(tensors.get('blk.0.attn_qkv.weight')!.dims).toEqual([64, 192]);
+    expect(tensors.get('blk.0.ffn_up.weight')!.dims).toEqual([64, 256]);
+    expect(tensors.has('blk.0.attn_q.weight')).toBe(false);
+  });
+
   it('refuses an architecture it does not know and leaves no half file', () => {
     const model = join(folder, 'other');
     fs.mkdirSync(model);
     fs.writeFileSync(join(model, 'config.json'), '{"model_type":"gpt_neox"}');
-    expect(() => exportGguf(model, join(folder, 'other.gguf'), 'q8_0')).toThrow('only llama can be exported');
+    expect(() => exportGguf(model, join(folder, 'other.gguf'), 'q8_0')).toThrow('model_type is "gpt_neox"; supported');
     expect(fs.readdirSync(folder).filter((name) => name.startsWith('other.gguf'))).toEqual([]);
   });
 });

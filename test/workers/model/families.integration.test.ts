@@ -31,48 +31,60 @@ const ids = (count: number, seed: number): number[] => {
   return Array.from({ length: count }, () => Math.floor(random() * 320));
 };
 
-describe.each(Object.keys(families))('a tiny %s', (family) => {
-  const directory = checkpoint(family);
+/** What the published files of these families leave unused. */
+const variants: [string, Record<string, unknown>][] = [
+  ['llama 3', { attention_bias: true, rope_scaling: { type: 'linear', factor: 4 } }],
+  ['qwen 2.5', { use_sliding_window: true, sliding_window: 6, max_window_layers: 1 }],
+  ['phi 3', { hidden_size: 128, partial_rotary_factor: 0.5 }],
+  ['gemma 3', { attention_bias: true, final_logit_softcapping: 3, tie_word_embeddings: false }],
+];
 
-  it('gives the float reference’s logits, in float32 and in 8 bits', async () => {
-    const float = worstError(await compile(directory, { quantization: 'f32' }), directory);
-    const small = worstError(await compile(directory), directory);
-    console.log(`${family}, seed ${SEED}: f32 ${float.toExponential(2)}, q8 ${small.toExponential(2)}`);
-    expect(float).toBeLessThan(TOLERANCE.f32);
-    expect(small).toBeLessThan(TOLERANCE.q8);
-  });
+describe.each([...Object.keys(families).map((name) => [name, {}] as const), ...variants])(
+  'a tiny %s, %o',
+  (family, changes) => {
+    const directory = checkpoint(family, changes);
 
-  it.each(['float32', 'int8'] as const)(
-    'keeps rows, chunks and runs of guesses identical with %s KV memory',
-    async (type) => {
-      const compiled = await compile(directory, { kv: { type, memoryBytes: 0 } });
-      expect(worstError(compiled, directory)).toBeLessThan(type === 'int8' ? TOLERANCE.kv : TOLERANCE.q8);
-      expect(compiled.verifyGraphs.map(({ numTokens }) => numTokens)).toEqual([2, 4, 8]);
-      const { model } = open(compiled, { numSlots: 4, maxLen: 64 });
-      const prompts = [ids(5, 1), ids(30, 2), ids(17, 3)];
-      const alone = prompts.map((prompt, slot) => {
-        model.prefill(slot, prompt, 0, false);
-        return ids(12, 50 + slot).map((id, i) => [...model.decode(slot, 1, [id], [prompt.length + i])]);
-      });
-      for (const [slot, prompt] of prompts.entries()) {
-        for (let past = 0; past < prompt.length; past += 5) {
-          const chunk = prompt.slice(past, past + 5);
-          // A single token takes another path through the kernels.
-          model.prefill(
-            slot,
-            chunk.length === 1 ? prompt.slice(past - 1) : chunk,
-            chunk.length === 1 ? past - 1 : past,
-            false,
-          );
+    it('gives the float reference’s logits, in float32 and in 8 bits', async () => {
+      const float = worstError(await compile(directory, { quantization: 'f32' }), directory);
+      const small = worstError(await compile(directory), directory);
+      console.log(`${family}, seed ${SEED}: f32 ${float.toExponential(2)}, q8 ${small.toExponential(2)}`);
+      expect(float).toBeLessThan(TOLERANCE.f32);
+      expect(small).toBeLessThan(TOLERANCE.q8);
+    });
+
+    it.each(['float32', 'int8'] as const)(
+      'keeps rows, chunks and runs of guesses identical with %s KV memory',
+      async (type) => {
+        const compiled = await compile(directory, { kv: { type, memoryBytes: 0 } });
+        expect(worstError(compiled, directory)).toBeLessThan(type === 'int8' ? TOLERANCE.kv : TOLERANCE.q8);
+        expect(compiled.verifyGraphs.map(({ numTokens }) => numTokens)).toEqual([2, 4, 8]);
+        const { model } = open(compiled, { numSlots: 4, maxLen: 64 });
+        const prompts = [ids(5, 1), ids(30, 2), ids(17, 3)];
+        const alone = prompts.map((prompt, slot) => {
+          model.prefill(slot, prompt, 0, false);
+          return ids(12, 50 + slot).map((id, i) => [...model.decode(slot, 1, [id], [prompt.length + i])]);
+        });
+        for (const [slot, prompt] of prompts.entries()) {
+          for (let past = 0; past < prompt.length; past += 5) {
+            const chunk = prompt.slice(past, past + 5);
+            // A single token takes another path through the kernels.
+            model.prefill(
+              slot,
+              chunk.length === 1 ? prompt.slice(past - 1) : chunk,
+              chunk.length === 1 ? past - 1 : past,
+              false,
+            );
+          }
         }
-      }
-      for (let i = 0; i < 12; i++) {
-        const tokens = prompts.map((_, slot) => ids(12, 50 + slot)[i]!);
-        const past = prompts.map((prompt) => prompt.length + i);
-        const rows = model.decode(0, 3, tokens, past);
-        for (const slot of [0, 1, 2]) expect([...rows.subarray(slot * 320, (slot + 1) * 320)]).toEqual(alone[slot]![i]);
-      }
-      model.dispose();
-    },
-  );
-});
+        for (let i = 0; i < 12; i++) {
+          const tokens = prompts.map((_, slot) => ids(12, 50 + slot)[i]!);
+          const past = prompts.map((prompt) => prompt.length + i);
+          const rows = model.decode(0, 3, tokens, past);
+          for (const slot of [0, 1, 2])
+            expect([...rows.subarray(slot * 320, (slot + 1) * 320)]).toEqual(alone[slot]![i]);
+        }
+        model.dispose();
+      },
+    );
+  },
+);

@@ -1,4 +1,4 @@
-// config.json of Phi-3 and Phi-4-mini: plain decoders whose checkpoints stack matrices. The forms for long contexts
+// config.json of Phi-3: a plain decoder whose checkpoints stack matrices. The forms for long contexts
 // (longrope) are refused by readRope.
 import { ConfigReader, type Config } from './config-reader.ts';
 import { layersOf, readDecoder, readRope, type LayerKind } from './decoder.ts';
