@@ -27,7 +27,7 @@ export type AppConfig = Pick<
 /** What the app uses of an EngineSet. */
 export type AppEngines = Pick<
   EngineSet,
-  'engines' | 'find' | 'isReady' | 'progress' | 'onStepStats' | 'onWorkerRestart' | 'stop'
+  'engines' | 'embeddings' | 'find' | 'isReady' | 'progress' | 'onStepStats' | 'onWorkerRestart' | 'stop'
 >;
 
 export interface App {
@@ -96,6 +96,8 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
   const engines = startEngines();
   for (const engine of engines.engines) engine.onStepEnd = () => responses.publish();
   engines.onStepStats = (model, stats) => metrics.onStep(model, stats);
+  const { embeddings } = engines;
+  if (embeddings) embeddings.onBatch = (stats) => metrics.onEmbeddingBatch(stats);
   engines.onWorkerRestart = (model, index, reason) => {
     metrics.onWorkerRestart(model);
     log.warn({ model, worker: index, reason }, 'an engine worker was lost and starts again');
@@ -122,7 +124,8 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
     void hurry.then(() => {
       deadline = 0;
     });
-    while (responses.active > 0 && performance.now() < deadline) await sleep(DRAIN_POLL_MS);
+    const numActive = (): number => responses.active + (engines.embeddings?.active ?? 0);
+    while (numActive() > 0 && performance.now() < deadline) await sleep(DRAIN_POLL_MS);
     if (responses.active > 0) {
       const ended = responses.cancelAll('shutting_down', 'The server is shutting down.');
       await Promise.race([ended, sleep(CANCEL_WAIT_MS, undefined, { ref: false })]);

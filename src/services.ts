@@ -10,7 +10,7 @@ import type { Sessions } from './sessions/registry.ts';
 import type { StaticFiles } from './web/static-files.ts';
 
 /** The part of EngineSet that requests use. */
-export type Engines = Pick<EngineSet, 'engines' | 'find' | 'isReady' | 'progress'>;
+export type Engines = Pick<EngineSet, 'engines' | 'embeddings' | 'find' | 'isReady' | 'progress'>;
 
 export interface Services {
   engines: Engines;

@@ -1,8 +1,10 @@
 // Entry of the CPU pool: stateless work that must not run where tokens are decoded. Downloading and compiling a model,
-// encoding long prompts, and what `npm run models` asks for; one Piscina task each.
+// encoding long prompts, embeddings, and what `npm run models` asks for; one Piscina task each.
 import type { MessagePort } from 'node:worker_threads';
 import { ServiceError } from '../protocol/errors.ts';
-import type { CompiledModel, CompileProgress, CpuTask, EncodeResult, ModelsReport } from './messages.ts';
+import { embed, tokenize } from './embedding-tasks.ts';
+import type { CompileProgress, CpuResult, CpuTask, EncodeResult, ModelsReport } from './messages.ts';
+import { compileEncoder, describeEncoder } from './model/compile-encoder.ts';
 import { checkConfig, compileModel } from './model/compile.ts';
 import { parseHubName } from './model/hub/hub-id.ts';
 import { totalBytes } from './model/hub/listing.ts';
@@ -13,12 +15,28 @@ import { TextModel } from './text/text-model.ts';
 /** Text models already loaded in this thread, by directory; '' is the fake model's. */
 const texts = new Map<string, TextModel>();
 
-export default async function run(task: CpuTask): Promise<CompiledModel | EncodeResult | ModelsReport> {
-  if (task.op === 'compile') {
-    const { progress, op: _op, ...options } = task;
-    return withProgress(progress, (onProgress, signal) => compileModel({ ...options, onProgress, signal }));
+export default async function run(task: CpuTask): Promise<CpuResult> {
+  switch (task.op) {
+    case 'compile': {
+      const { progress, op: _op, ...options } = task;
+      return withProgress(progress, (onProgress, signal) => compileModel({ ...options, onProgress, signal }));
+    }
+    case 'models':
+      return withProgress(task.progress, (onProgress) => manage(task, onProgress));
+    case 'encode':
+      return encode(task);
+    case 'describeEncoder':
+      return describeEncoder(task.model);
+    case 'compileEncoder':
+      return compileEncoder(task);
+    case 'tokenize':
+      return tokenize(task.encoder, task.inputs);
+    case 'embed':
+      return embed(task.encoder, task.inputs);
   }
-  if (task.op === 'models') return withProgress(task.progress, (onProgress) => manage(task, onProgress));
+}
+
+function encode(task: CpuTask & { op: 'encode' }): EncodeResult {
   let text = texts.get(task.textDir);
   if (!text) {
     text = task.textDir === '' ? TextModel.bytes() : TextModel.load(task.textDir);

@@ -9,6 +9,7 @@ import type { ModelInfo } from '../../protocol/messages.ts';
 import type {
   CompiledModel,
   CompileProgress,
+  CpuResult,
   CpuTask,
   EncodeResult,
   HubAccess,
@@ -17,9 +18,10 @@ import type {
   ModelsReport,
   StepStats,
 } from '../../workers/messages.ts';
+import { Embedder, type Embeddings } from './embedder.ts';
 import { ModelEngine } from './model-engine.ts';
 import type { Engine } from './types.ts';
-import type { QueueOptions } from './waiting-room.ts';
+import { defaultQueue, type QueueOptions } from './waiting-room.ts';
 
 export interface EngineLog {
   info(fields: object, message: string): void;
@@ -45,6 +47,8 @@ export interface EngineOptions {
   cacheDir: string;
   /** Absent: models of the hub cannot be loaded. */
   hub?: HubAccess;
+  /** Specification of the model behind `embeddings`; null or absent: none. */
+  embeddingModel?: string | null;
   /** What is absent is as protocol/constants.ts says. */
   queue?: Partial<QueueOptions>;
   log: EngineLog;
@@ -56,6 +60,8 @@ export interface EngineOptions {
 
 export interface EngineSet {
   readonly engines: readonly Engine[];
+  /** Null without an embedding model. Not part of `isReady`: its graph is compiled and opened at the first request. */
+  readonly embeddings: Embeddings | null;
   /** By id or alias; undefined and 'default' are the first. Throws `unknown_model` or `model_loading`. */
   find(model: string | undefined): Engine;
   readonly isReady: boolean;
@@ -80,15 +86,30 @@ const LOADING_RETRY_MS = 1000;
 
 /** Returns at once; models load in the background. */
 export function startEngines(options: EngineOptions): EngineSet {
-  const cpuPool = openCpuPool(Math.max(1, Math.floor(availableParallelism() / 2)));
+  const maxThreads = Math.max(1, Math.floor(availableParallelism() / 2));
+  const cpuPool = openCpuPool(maxThreads);
   /** The port of the model that is being downloaded or compiled. */
   let compiling: MessagePort | null = null;
   const encode = async (compiled: CompiledModel, task: Omit<CpuTask & { op: 'encode' }, 'op' | 'textDir'>) =>
     (await cpuPool.run({ op: 'encode', textDir: compiled.textDir, ...task } satisfies CpuTask)) as EncodeResult;
 
+  const { embeddingModel = null, queue, log } = options;
+  const embedder =
+    embeddingModel === null
+      ? null
+      : new Embedder({
+          model: embeddingModel,
+          cacheDir: options.cacheDir,
+          // A thread is left for other tasks where there are several.
+          numThreads: Math.max(1, maxThreads - 1),
+          queue: { ...defaultQueue, ...queue },
+          run: (task) => cpuPool.run(task) as Promise<CpuResult>,
+          onError: (error) => log.error({ err: error, model: embeddingModel }, 'embeddings could not be computed'),
+        });
   const engines = options.models.map((spec) => new ModelEngine(spec, options, enginePool, encode));
   const set: EngineSet = {
     engines,
+    embeddings: embedder,
     find: (model) => findEngine(engines, model),
     get isReady() {
       return engines.every((engine) => engine.isReady);
@@ -102,7 +123,7 @@ export function startEngines(options: EngineOptions): EngineSet {
     onFatal: null,
     async stop() {
       compiling?.postMessage('stop');
-      await Promise.all(engines.map((engine) => engine.stop()));
+      await Promise.all([...engines.map((engine) => engine.stop()), embedder?.stop()]);
       await cpuPool.close({ force: true });
     },
   };
@@ -115,6 +136,8 @@ export function startEngines(options: EngineOptions): EngineSet {
   return set;
 
   async function loadAll(): Promise<void> {
+    // Takes milliseconds, and a wrong name shows before anything large is loaded.
+    await embedder?.describe();
     // One after the other: compiling uses all the memory bandwidth there is.
     for (const [index, engine] of engines.entries()) {
       const compiled = await compile(options.models[index]!, (progress) => engine.report(progress));

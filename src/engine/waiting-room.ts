@@ -53,7 +53,7 @@ export class WaitingRoom {
     if (this.#size + count > queueSize) throw this.full();
     const own = this.#byTenant.get(tenant) ?? 0;
     if (own + count > tenantQueueSize) {
-      const message = `${own} requests of this tenant are waiting already`;
+      const message = `${own} of this tenant are waiting already`;
       throw new ServiceError('rate_limited', message, { retryAfterMs: this.adviceMs() });
     }
     this.#byTenant.set(tenant, own + count);
@@ -61,7 +61,7 @@ export class WaitingRoom {
   }
 
   full(): ServiceError {
-    return new ServiceError('overloaded', 'too many requests are waiting', { retryAfterMs: this.adviceMs() });
+    return new ServiceError('overloaded', 'too many are waiting already', { retryAfterMs: this.adviceMs() });
   }
 
   /** One was admitted, or it ended. */

@@ -25,6 +25,7 @@ export async function metrics(exchange: Exchange, services: Services): Promise<v
   const text = await services.metrics.render({
     engines: services.engines.engines,
     connections: () => services.connections(),
+    embeddingInputs: () => services.engines.embeddings?.waiting ?? 0,
     retained: () => services.responses.retained,
     held: () => ({ responses: services.responses.active, sessions: services.numSessions() }),
   });

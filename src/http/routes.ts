@@ -2,6 +2,7 @@
 // 404 and 405, and calls the handler. A new endpoint is one row in `table` and a handler elsewhere.
 import { ServiceError } from '../../protocol/errors.ts';
 import { chatCompletions } from '../dialects/chat-completions.ts';
+import { createEmbeddings } from '../dialects/embeddings.ts';
 import { cancelResponse, countInputTokens, deleteResponse } from '../dialects/response-reads.ts';
 import { getResponse, listInputItems } from '../dialects/response-reads.ts';
 import { createResponse } from '../dialects/responses.ts';
@@ -24,6 +25,7 @@ interface Row {
 
 const table = new Map<string, Row>([
   ['/v1/chat/completions', { methods: { POST: chatCompletions } }],
+  ['/v1/embeddings', { methods: { POST: createEmbeddings } }],
   ['/v1/responses', { methods: { POST: createResponse } }],
   ['/v1/responses/input_tokens', { methods: { POST: countInputTokens } }],
   ['/v1/responses/{id}', { methods: { GET: getResponse, DELETE: deleteResponse } }],

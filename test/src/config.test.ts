@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
+  BUILT_IN_EMBEDDING_MODEL,
   BUILT_IN_MODEL,
   ConfigError,
   describeConfig,
@@ -24,6 +25,7 @@ describe('config', () => {
       port: 8080,
       host: '127.0.0.1',
       models: [BUILT_IN_MODEL],
+      embeddingModel: BUILT_IN_EMBEDDING_MODEL,
       workers: 2,
       threads: 4,
       slots: 64,
@@ -87,6 +89,8 @@ describe('config', () => {
     expect(load([], { KV_MEMORY: '1.5GiB' }).kvMemoryBytes).toBe(1.5 * 2 ** 30);
     expect(load([], { DRAIN_TIMEOUT: '500ms' }).drainTimeoutMs).toBe(500);
     expect(load([], { DRAIN_TIMEOUT: '0' }).drainTimeoutMs).toBe(0);
+    expect(load([], { EMBEDDING_MODEL: 'Off' }).embeddingModel).toBeNull();
+    expect(load(['--embedding-model', './e']).embeddingModel).toBe('./e');
     expect(load([], { MODEL: 'a, b' }).models).toEqual(['a', 'b']);
     expect(load([], { ALLOWED_ORIGINS: 'https://A.example,*' }).allowedOrigins).toEqual(['https://a.example', '*']);
     expect(load([], { API_KEY: 'k1,team:k2' }).apiKeys).toEqual([

@@ -29,6 +29,7 @@ describe('Metrics', () => {
     other.push([Op.Resume, 0, 'b', { response: created[4] as string, lastSeq: 0 }]);
     const text = await metrics.render({
       engines: [house.engine],
+      embeddingInputs: () => 7,
       connections: () => ({ http: 0, websocket: 2 }),
       retained: () => ({ count: 0, bytes: 0 }),
       held: () => ({ responses: 1, sessions: 3 }),
@@ -38,5 +39,6 @@ describe('Metrics', () => {
     expect(text).toContain('tokenwire_resume_total{result="unknown"} 1');
     expect(text).toContain('tokenwire_resume_total{result="live"} 1');
     expect(text).toContain('tokenwire_sessions 3');
+    expect(text).toContain('tokenwire_embedding_inputs_waiting 7');
   });
 });

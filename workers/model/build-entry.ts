@@ -5,7 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { CompiledModel, ModelShape } from '../messages.ts';
 import { divergence, type Graph } from './agreement.ts';
-import { checkDiskSpace, commitEntry, createTemporary, hashFiles, type CacheMeta } from './cache.ts';
+import { checkDiskSpace, commitEntry, createTemporary, hashFiles, type CacheMeta, type Entry } from './cache.ts';
 import { buildGraph, type BuildOptions, type LayerKvScales } from './graph-builder.ts';
 import { calibrateKv } from './kv-scales.ts';
 import { prepack } from './prepack.ts';
@@ -24,13 +24,6 @@ export interface Job {
   shape: ModelShape;
   /** Opens the texts that compare the two graphs. */
   firstToken: number;
-}
-
-export interface Entry {
-  root: string;
-  folder: string;
-  key: string;
-  parts: Record<string, unknown>;
 }
 
 type Progress = (phase: string, done: number) => void;

@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { isAlive } from './lock.ts';
+import { isAlive, withLock } from './lock.ts';
 import { ortVersion } from './ort-binding.ts';
 
 /** Raise it whenever the compiler writes something else for the same input. */
@@ -21,7 +21,8 @@ export interface CachedFile {
   sha256: string;
 }
 
-export interface CacheMeta {
+/** What every entry's meta.json says. */
+export interface EntryMeta {
   key: string;
   /** What the key was made of, for people. */
   parts: Record<string, unknown>;
@@ -31,6 +32,10 @@ export interface CacheMeta {
   weightsBytes: number;
   /** False when the packed form was refused and the plain graph is stored. */
   isPrepacked: boolean;
+}
+
+/** Of a decoder. */
+export interface CacheMeta extends EntryMeta {
   /** Whether the folder has a graph for prefill, and how far it is from the decode graph (agreement.ts); null: never tried. */
   hasChunkGraph: boolean;
   chunkDivergence: number | null;
@@ -89,10 +94,14 @@ export function hashFiles(files: readonly string[]): string {
  * The entry's meta when it is whole, else null: absent, half-written, shortened or changed.
  * `verify` also reads the large files and the weights they were made from.
  */
-export function readEntry(folder: string, key: string, verify?: { weightFiles: readonly string[] }): CacheMeta | null {
-  let meta: CacheMeta;
+export function readEntry<M extends EntryMeta = CacheMeta>(
+  folder: string,
+  key: string,
+  verify?: { weightFiles: readonly string[] },
+): M | null {
+  let meta: M;
   try {
-    meta = JSON.parse(fs.readFileSync(path.join(folder, META), 'utf8')) as CacheMeta;
+    meta = JSON.parse(fs.readFileSync(path.join(folder, META), 'utf8')) as M;
     if (meta.key !== key || meta.files.length === 0) return null;
     for (const { name, bytes, sha256 } of meta.files) {
       const file = path.join(folder, path.basename(name));
@@ -125,6 +134,52 @@ export function entriesMadeFrom(cacheDir: string, directory: string): { folder: 
   });
 }
 
+export interface EntryRequest<M extends EntryMeta> {
+  cacheDir: string;
+  /** Begins the folder's name, for people. */
+  id: string;
+  /** Everything that the entry depends on; its key is made of it. */
+  parts: Record<string, unknown>;
+  weightFiles: readonly string[];
+  /** Read and hash what is cached and the weights it was made from. */
+  verify: boolean;
+  /** Called while another process builds the same entry. */
+  onWait(): void;
+  /** Makes the entry below `root` and commits it as `folder`. */
+  build(entry: Entry): Promise<M>;
+}
+
+/** Where an entry is to be made. */
+export interface Entry {
+  root: string;
+  folder: string;
+  key: string;
+  parts: Record<string, unknown>;
+}
+
+/** Finds the entry or has it built. Safe to call from several processes at once: one builds, the others wait. */
+export async function findOrBuildEntry<M extends EntryMeta>(
+  request: EntryRequest<M>,
+): Promise<{ folder: string; meta: M }> {
+  const { id, parts, weightFiles } = request;
+  const key = cacheKey(parts);
+  const root = path.resolve(request.cacheDir, 'models');
+  const folder = path.join(root, `${id}-${key}`);
+  const verify = request.verify ? { weightFiles } : undefined;
+  const cached = readEntry<M>(folder, key, verify);
+  if (cached !== null) return { folder, meta: cached };
+
+  fs.mkdirSync(root, { recursive: true });
+  return withLock(
+    `${folder}.lock`,
+    () => request.onWait(),
+    async () => {
+      const made = readEntry<M>(folder, key, verify);
+      return { folder, meta: made ?? (await request.build({ root, folder, key, parts })) };
+    },
+  );
+}
+
 /** A folder for building, on the same file system as the entries. Also removes what dead processes left behind. */
 export function createTemporary(root: string): string {
   fs.mkdirSync(root, { recursive: true });
@@ -138,12 +193,16 @@ export function createTemporary(root: string): string {
 }
 
 /** Adds meta.json to a built folder and makes it the entry, replacing a broken one. */
-export function commitEntry(temporary: string, folder: string, meta: Omit<CacheMeta, 'files'>): CacheMeta {
+export function commitEntry<M extends EntryMeta = CacheMeta>(
+  temporary: string,
+  folder: string,
+  meta: Omit<M, 'files'>,
+): M {
   const files = fs.readdirSync(temporary).map((name) => {
     const file = path.join(temporary, name);
     return { name, bytes: fs.statSync(file).size, sha256: hashFiles([file]) };
   });
-  const complete: CacheMeta = { ...meta, files };
+  const complete = { ...meta, files } as M;
   fs.writeFileSync(path.join(temporary, META), JSON.stringify(complete, null, 2), { flush: true });
   fs.rmSync(folder, { recursive: true, force: true });
   fs.renameSync(temporary, folder);

@@ -1,16 +1,14 @@
 // From a model's name to files an engine worker can open: resolve (and download), read, quantise, build, pack, cache.
 // Called once per model at start, off the main thread and in a thread that decodes nothing (a large model takes minutes).
 // Errors are plain Errors whose message names the file and the field; the caller stops the start with it.
-import fs from 'node:fs';
 import path from 'node:path';
 import type { ModelInfo } from '../../protocol/messages.ts';
 import { kvBytesPerToken } from '../messages.ts';
 import type { CompiledModel, CompileProgress, HubAccess, KvChoice, KvType, ModelShape } from '../messages.ts';
 import { buildEntry, entryFiles, type Job } from './build-entry.ts';
-import { cacheKey, fingerprintFiles, machineParts, readEntry, type CacheMeta } from './cache.ts';
+import { findOrBuildEntry, fingerprintFiles, machineParts, type CacheMeta } from './cache.ts';
 import { allowedContext } from './allowed-context.ts';
 import { parseFakeModel } from './fake-name.ts';
-import { withLock } from './lock.ts';
 import { eosTokenIds, readJson, templateHasTools } from './model-directory.ts';
 import { quantizationPlan, type Quantization } from './quantize.ts';
 import { resolveModel } from './resolve-model.ts';
@@ -108,19 +106,15 @@ async function findOrBuild(
     kv: job.shape.kvType,
     machine: machineParts(),
   };
-  const key = cacheKey(parts);
-  const root = path.resolve(options.cacheDir, 'models');
-  const folder = path.join(root, `${id}-${key}`);
-  const verify = options.verify === true ? { weightFiles: source.files } : undefined;
-  const cached = readEntry(folder, key, verify);
-  if (cached !== null) return { folder, meta: cached };
-
-  fs.mkdirSync(root, { recursive: true });
   const progress = (phase: string, done: number): void => options.onProgress?.({ phase, done });
-  const waiting = (): void => progress('waiting for another process to compile', 0);
-  return withLock(`${folder}.lock`, waiting, async () => {
-    const made = readEntry(folder, key, verify);
-    return { folder, meta: made ?? (await buildEntry(job, { root, folder, key, parts }, progress)) };
+  return findOrBuildEntry<CacheMeta>({
+    cacheDir: options.cacheDir,
+    id,
+    parts,
+    weightFiles: source.files,
+    verify: options.verify === true,
+    onWait: () => progress('waiting for another process to compile', 0),
+    build: (entry) => buildEntry(job, entry, progress),
   });
 }
 

