@@ -6,12 +6,16 @@ import type { Log } from './log.ts';
 const POLL_MS = 150;
 const BAR_CELLS = 24;
 
-/** One line of the bar: `minimind: downloading ██████░░░░ 60 % (1.2 GB of 2 GB)`. */
-export function drawBar(model: string, { phase, done, bytes }: CompileProgress): string {
+/** One line of the bar, shorter than the terminal is wide: `minimind: downloading ██████░░░░ 60 % (1.2 GB of 2 GB)`. */
+export function drawBar(model: string, { phase, done, bytes }: CompileProgress, columns = Infinity): string {
   const share = Math.min(1, Math.max(0, done));
-  const cells = Math.round(share * BAR_CELLS);
   const amount = bytes ? ` (${formatSize(bytes.done)} of ${formatSize(bytes.total)})` : '';
-  return `${model}: ${phase} ${'█'.repeat(cells)}${'░'.repeat(BAR_CELLS - cells)} ${Math.floor(share * 100)} %${amount}`;
+  const before = `${model}: ${phase} `;
+  const after = ` ${Math.floor(share * 100)} %${amount}`;
+  const width = Math.max(0, Math.min(BAR_CELLS, columns - 1 - before.length - after.length));
+  const cells = Math.round(share * width);
+  // A line that wraps could not be drawn over.
+  return `${before}${'█'.repeat(cells)}${'░'.repeat(width - cells)}${after}`.slice(0, Math.max(0, columns - 1));
 }
 
 /** Bytes for people, as hubs count them: 1,500,000 is 1.5 MB. */
@@ -35,7 +39,7 @@ export function showProgress(engines: Pick<EngineSet, 'progress'>, log: Log, out
     const current = engines.progress[0];
     if (!current) return;
     if (out.isTTY) {
-      out.write(`\r\u001B[K${drawBar(current.model, current)}`);
+      out.write(`\r\u001B[K${drawBar(current.model, current, out.columns)}`);
       isDrawn = true;
     } else if (current.phase !== lastPhase) {
       log.info({ model: current.model, done: Number(current.done.toFixed(2)) }, `loading: ${current.phase}`);

@@ -51,7 +51,7 @@ function showProgress(subject: string): { show(progress: CompileProgress): void;
   let lastPhase = '';
   return {
     show(progress) {
-      if (out.isTTY) out.write(`${CLEAR_LINE}${drawBar(subject, progress)}`);
+      if (out.isTTY) out.write(`${CLEAR_LINE}${drawBar(subject, progress, out.columns)}`);
       else if (progress.phase !== lastPhase) out.write(`${subject}: ${progress.phase}\n`);
       lastPhase = progress.phase;
     },

@@ -21,6 +21,15 @@ describe('progress bar', () => {
     expect(drawBar('m', { phase: 'building', done: -1 })).toContain(' 0 %');
   });
 
+  it('never reaches the end of a terminal line', () => {
+    const bytes = { done: 1e9, total: 2e9 };
+    for (const columns of [1, 10, 40, 60, 80]) {
+      const bar = drawBar('some/model-with-a-name', { phase: 'downloading', done: 0.5, bytes }, columns);
+      expect(bar.length).toBeLessThan(columns);
+      if (columns === 80) expect(bar).toMatch(/█░+ 50 % \(1 GB of 2 GB\)$/);
+    }
+  });
+
   it('tells the bytes of a download', () => {
     const bytes = { done: 1_234_567, total: 2.5e9 };
     expect(drawBar('m', { phase: 'downloading', done: 0, bytes })).toMatch(/ 0 % \(1\.23 MB of 2\.5 GB\)$/);

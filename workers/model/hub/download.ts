@@ -21,7 +21,7 @@ export interface Download {
   onBytes(done: number): void;
 }
 
-export const PART = '.part';
+const PART = '.part';
 const ETAG = '.part.etag';
 /** A try that brought less than this, or a hundredth of a smaller file, has not moved forward. */
 const MOVED_BYTES = 1 << 20;
@@ -40,6 +40,23 @@ export function bytesHere(directory: string, file: RemoteFile): number {
   const place = placeOf(directory, file.path);
   if (fileBytes(place) === file.bytes) return file.bytes;
   return Math.min(file.bytes, Math.max(0, fileBytes(place + PART)));
+}
+
+/** Links a file of the right length from one snapshot into another, or moves its part where `mayMove`. */
+export function adoptFile(from: string, to: string, file: RemoteFile, mayMove: boolean): void {
+  const there = placeOf(from, file.path);
+  const here = placeOf(to, file.path);
+  if (bytesHere(to, file) > 0) return;
+  fs.mkdirSync(path.dirname(here), { recursive: true });
+  try {
+    if (fileBytes(there) === file.bytes) fs.linkSync(there, here);
+    else if (mayMove && fileBytes(there + PART) > 0) {
+      fs.renameSync(there + PART, here + PART);
+      fs.renameSync(there + ETAG, here + ETAG);
+    }
+  } catch {
+    // A file system without links, or a part without a tag: what did not come over is downloaded.
+  }
 }
 
 /** Does nothing when the file is there and right. Throws a HubError (refused, given up, wrong content, disk full). */

@@ -5,8 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import type { CompileProgress, HubAccess } from '../../messages.ts';
 import { withLock } from '../lock.ts';
-import { matches } from './checksum.ts';
-import { bytesHere, downloadFile, placeOf } from './download.ts';
+import { adoptFile, bytesHere, downloadFile } from './download.ts';
 import { HubClient } from './hub-client.ts';
 import { formatHubName, type HubName } from './hub-id.ts';
 import { selectFiles, totalBytes, type RemoteFile } from './listing.ts';
@@ -73,16 +72,16 @@ async function pullLocked(options: PullOptions): Promise<Snapshot> {
     const { text, weights } = selectFiles(name.id, listing.files);
     const files = [...text, ...weights];
     fs.mkdirSync(directory, { recursive: true });
+    takeOver(modelsDir, name.id, directory, files);
+    checkSpace(modelsDir, directory, files, formatHubName(name));
     const report = reporter(files, directory, options.onProgress);
     const fetchAll = async (some: readonly RemoteFile[]): Promise<void> => {
       for (const file of some) {
-        await reuse(modelsDir, name.id, directory, file);
         const onBytes = (done: number): void => report(file, done);
         await downloadFile({ client, id: name.id, commit, file, directory, patience, signal, onBytes });
         report(file, file.bytes);
       }
     };
-    checkSpace(modelsDir, directory, files, formatHubName(name));
     await fetchAll(text);
     options.checkConfig?.(directory);
     await fetchAll(weights);
@@ -128,19 +127,21 @@ function mebibytes(bytes: number): string {
   return `${Math.ceil(bytes / (1 << 20)).toLocaleString('en')} MiB`;
 }
 
-/** Takes a file over from another commit of the model: most commits change a README. */
-async function reuse(modelsDir: string, id: string, directory: string, file: RemoteFile): Promise<void> {
-  const place = placeOf(directory, file.path);
-  if (fs.existsSync(place)) return;
+/**
+ * Takes over what other commits of the model have here, whole or begun: most commits change a README. Nothing is trusted
+ * for that; downloadFile checks every file. Needs no space: whole files are linked.
+ */
+function takeOver(modelsDir: string, id: string, directory: string, files: readonly RemoteFile[]): void {
   for (const commit of localCommits(modelsDir, id)) {
     const other = snapshotFolder(modelsDir, id, commit);
-    const same = readManifest(other)?.files.find(
-      ({ checksum, bytes }) => checksum.hex === file.checksum.hex && bytes === file.bytes,
-    );
-    if (same === undefined || !(await matches(path.join(other, same.path), file))) continue;
-    await fs.promises.mkdir(path.dirname(place), { recursive: true });
-    // One copy on the disk where it can be; downloadFile checks it either way.
-    await fs.promises.link(path.join(other, same.path), place).catch(() => {});
-    return;
+    if (other === directory) continue;
+    const manifest = readManifest(other);
+    for (const file of files) {
+      const isOther = manifest?.files.some(({ path: name, checksum }) => {
+        return name === file.path && checksum.hex !== file.checksum.hex;
+      });
+      // A cut pull has no manifest: length and name have to do until the content is hashed.
+      if (!isOther) adoptFile(other, directory, file, manifest === null);
+    }
   }
 }

@@ -1,5 +1,5 @@
 // Pulling from a local server that speaks the hub's API: whole, cut, refused, spoiled, by two processes at once.
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -94,6 +94,33 @@ describe('pulling a model', () => {
     expectWhole(directory);
     expect(hub.numFileAnswers - before).toBe(1);
     expect((await pull()).directory).toBe(directory);
+  });
+
+  it('goes on with the part of a commit that was overtaken while it was downloaded', async () => {
+    const stop = new AbortController();
+    hub.delayMs = 20;
+    const onProgress = (): void => {
+      const part = path.join(modelsDir(), ID, model.commit, `${WEIGHTS}.part`);
+      if ((fs.statSync(part, { throwIfNoEntry: false })?.size ?? 0) > 100_000) stop.abort(new Error('stopped'));
+    };
+    await expect(pull({ signal: stop.signal, onProgress })).rejects.toThrow('stopped');
+    hub.delayMs = 0;
+    hub.seen.length = 0;
+    model.commit = sha1('second');
+    expectWhole((await pull()).directory);
+    expect(hub.numFileAnswers).toBe(1);
+    expect(hub.seen.at(-1)!.range).toMatch(/^bytes=\d{6,}-$/);
+  });
+
+  it('does not trust a file of another commit that only looks the same', async () => {
+    const { directory } = await pull();
+    const bytes = fs.readFileSync(path.join(directory, WEIGHTS));
+    bytes[100]! ^= 1;
+    fs.writeFileSync(path.join(directory, WEIGHTS), bytes);
+    model.commit = sha1('second');
+    expectWhole((await pull({ isRefresh: true })).directory);
+    // And leaves the other commit as it was.
+    expect(fs.readFileSync(path.join(directory, WEIGHTS)).equals(bytes)).toBe(true);
   });
 
   it('stops before the weights when the config is of no use', async () => {
@@ -266,6 +293,33 @@ describe('content that is not what the list says', () => {
     await expect(pull()).rejects.toThrow(/listed with \d+ bytes, but sent with \d+/);
   });
 
+  it('is refused when it does not end where it should', async () => {
+    hub.fault = (request, response, where) => {
+      if (where !== 'storage') return false;
+      // Without a length, in chunks.
+      response.writeHead(200);
+      response.end(Buffer.alloc(model.files.get(WEIGHTS)!.content.length + 1));
+      return true;
+    };
+    await expect(pull()).rejects.toThrow(/more than the \d+ bytes of the list arrive/);
+    hub.fault = null;
+    expectWhole((await pull()).directory);
+  });
+
+  it.each([
+    ['ftp://127.0.0.1/x', 'redirected from http: to ftp:, which is not followed'],
+    ['http://[', 'redirected to nowhere'],
+    [null, 'redirected to nowhere'],
+    ['', 'more than 5 redirects'],
+  ])('is not looked for at %j', async (location, message) => {
+    hub.fault = (_request, response, where) => {
+      if (where !== 'storage') return false;
+      response.writeHead(302, location === null ? {} : { location }).end();
+      return true;
+    };
+    await expect(pull()).rejects.toThrow(message);
+  });
+
   it.each(['../config.json', '/etc/passwd', 'a/../../b', 'a\\..\\b', 'onnx//x', 'C:x'])(
     'is refused when a name leads elsewhere: %s',
     async (rfilename) => {
@@ -297,22 +351,44 @@ describe('content that is not what the list says', () => {
 describe('two processes', () => {
   it('that pull at once download every file once', async () => {
     hub.delayMs = 30;
-    const script = `
-      import { pullModel } from ${JSON.stringify(new URL('../../../../workers/model/hub/pull.ts', import.meta.url).href)};
-      const { directory } = await pullModel({ name: { id: ${JSON.stringify(ID)}, revision: 'main' }, hub: ${JSON.stringify(access())} });
-      console.log(directory);`;
-    const outputs = await Promise.all([1, 2].map(() => runScript(script)));
+    const outputs = await Promise.all([1, 2].map(() => runScript(pullScript())));
     expect(outputs[0]).toBe(outputs[1]);
     expectWhole(outputs[0]!);
     expect(hub.numFileAnswers).toBe(3);
   });
+
+  it('share the work when the first is killed', async () => {
+    hub.delayMs = 60;
+    const first = runScript(pullScript(), (child) => {
+      const timer = setInterval(() => {
+        if (!hub.seen.some(({ where }) => where === 'storage')) return;
+        clearInterval(timer);
+        setTimeout(() => child.kill('SIGKILL'), 200);
+      }, 5);
+    });
+    await expect.poll(() => hub.seen.length, { timeout: 10_000 }).toBeGreaterThan(0);
+    const second = await runScript(pullScript());
+    expect(await first).toBe('');
+    expectWhole(second);
+    expect(hub.seen.at(-1)!.range).toMatch(/^bytes=[1-9]\d+-$/);
+  });
 });
 
-function runScript(script: string): Promise<string> {
+function pullScript(): string {
+  const module = new URL('../../../../workers/model/hub/pull.ts', import.meta.url).href;
+  const options = { name: { id: ID, revision: 'main' }, hub: access() };
+  return `
+    import { pullModel } from ${JSON.stringify(module)};
+    const { directory } = await pullModel(${JSON.stringify(options)});
+    console.log(directory);`;
+}
+
+function runScript(script: string, onStart: (child: ChildProcess) => void = () => {}): Promise<string> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
+    onStart(child);
     let output = '';
     child.stdout.on('data', (data) => (output += String(data)));
     child.on('error', reject);
