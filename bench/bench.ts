@@ -93,6 +93,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'how long from the command to ready, with a warm and with an empty cache?',
     load: () => import('./start.ts'),
   },
+  mask: {
+    question: 'what does a grammar cost per token, and once, with vocabularies of 6,400 and 150,000?',
+    load: () => import('./mask.ts'),
+  },
   vocabulary: {
     question: 'what does sampling cost with a vocabulary of 151,936, with and without the graph’s selection?',
     load: () => import('./vocabulary.ts'),

@@ -166,7 +166,7 @@ export interface CallForm {
   param: string;
 }
 
-/** What a thread that checks grammars is started with; it is sent a GrammarSpec at a time, and answers 'ready' or a verdict. */
+/** What a thread that checks grammars is started with; it is sent a GrammarSpec at a time, and answers that it is ready, or a verdict. */
 export interface GrammarCheckData {
   /** '' is the fake model's. */
   textDir: string;

@@ -102,7 +102,7 @@ export class Outputs implements AnswerSink {
   /** As `end`, for what `Sequence.accept` returned. */
   conclude(id: number, cause: NonNullable<StopCause>): void {
     if (cause === 'stuck')
-      this.end(id, 'error', 'invalid_request', 'no token of the model fits the form of the answer');
+      this.end(id, 'error', 'invalid_request', 'the form of the answer cannot be followed any further');
     else this.end(id, cause);
   }
 

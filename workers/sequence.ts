@@ -42,7 +42,7 @@ export interface SequenceContext {
   generated: SharedArrayBuffer;
 }
 
-/** Why a sequence stops; null goes on. `stuck`: its grammar allows no further token, and none was sampled. */
+/** Why a sequence stops; null goes on. `stuck`: its grammar cannot be followed further, and nothing was sampled. */
 export type StopCause = 'stop' | 'length' | 'tool_calls' | 'stuck' | null;
 
 export class Sequence {

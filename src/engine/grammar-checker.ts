@@ -1,14 +1,19 @@
 // Has grammars checked before the engine sees them, in a thread that is ended when it takes too long: what explodes
 // while it is compiled costs that thread and nothing else. One per model, started with the first grammar. Used by client.ts
 // through model-engine.ts.
+import { readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { CompiledModel, GrammarCheckData, GrammarSpec, GrammarVerdict } from '../../workers/messages.ts';
 
 /** As engine threads: it shares a core with one of them at worst, for the time of one check. */
 const NICENESS = 10;
-/** Time of a check. */
+/** Computing time of a check: on an idle machine the time after which it is refused. */
 const LIMIT_MS = 200;
+/** Longest time by the clock, on a machine that is too busy to let it compute. */
+const LONGEST_MS = 1000;
+/** Computing time left that is not worth waiting for. */
+const MIN_LEFT_MS = 20;
 const MAX_KNOWN = 512;
 /** Checks that may wait. */
 const MAX_QUEUE = 64;
@@ -26,6 +31,8 @@ interface Job {
 interface Thread {
   worker: Worker;
   isReady: boolean;
+  /** Its number in the system, '' before it told. */
+  task: string;
 }
 
 export class GrammarChecker {
@@ -110,7 +117,9 @@ export class GrammarChecker {
     if (!thread.isReady) return;
     const job = this.#queue.shift()!;
     this.#job = job;
-    this.#timer = setTimeout(() => this.#overrun(job), this.#limitMs);
+    const started = performance.now();
+    const used = usedMs(thread);
+    this.#timer = setTimeout(() => this.#review(job, thread, started, used), this.#limitMs);
     thread.worker.postMessage(job.spec);
   }
 
@@ -119,12 +128,13 @@ export class GrammarChecker {
       workerData: this.#data,
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },
     });
-    const thread: Thread = { worker, isReady: false };
+    const thread: Thread = { worker, isReady: false, task: '' };
     worker.unref();
-    worker.on('message', (message: 'ready' | GrammarVerdict) => {
+    worker.on('message', (message: { ready: string } | GrammarVerdict) => {
       if (this.#thread !== thread) return;
-      if (message === 'ready') {
+      if ('ready' in message) {
         thread.isReady = true;
+        thread.task = message.ready;
         this.#next();
       } else this.#settle(message, thread);
     });
@@ -147,9 +157,17 @@ export class GrammarChecker {
     this.#next();
   }
 
+  /** Time is up, unless others kept the thread from computing. */
+  #review(job: Job, thread: Thread, started: number, usedBefore: number): void {
+    if (this.#job !== job) return;
+    const leftMs = this.#limitMs - (usedMs(thread) - usedBefore);
+    // Less than a time slice is left, or nothing is known.
+    if (!(leftMs > MIN_LEFT_MS) || performance.now() - started + leftMs > LONGEST_MS) return this.#overrun(job);
+    this.#timer = setTimeout(() => this.#review(job, thread, started, usedBefore), leftMs);
+  }
+
   /** The thread is ended at once: nothing else tells it to stop. */
   #overrun(job: Job): void {
-    if (this.#job !== job) return;
     this.#job = null;
     this.#end();
     job.reject(tooComplex(job.spec, this.#limitMs));
@@ -171,6 +189,16 @@ export class GrammarChecker {
     const thread = this.#thread;
     this.#thread = null;
     void thread?.worker.terminate();
+  }
+}
+
+/** Computing time of the thread so far, in milliseconds; NaN where the system does not tell. Asked from outside, since it
+ * answers nothing while it computes. */
+function usedMs({ task }: Thread): number {
+  try {
+    return Number(readFileSync(`/proc/self/task/${task}/schedstat`, 'utf8').split(' ')[0]) / 1e6;
+  } catch {
+    return NaN;
   }
 }
 

@@ -1,6 +1,8 @@
 // Entry of the thread that checks grammars (src/engine/grammar-checker.ts starts and ends it). It may be ended at any
 // moment: nothing of it is shared, and no model runs in it.
+import { existsSync, readlinkSync } from 'node:fs';
 import { setPriority } from 'node:os';
+import { basename } from 'node:path';
 import { parentPort, workerData } from 'node:worker_threads';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { GrammarCheckData, GrammarSpec, GrammarVerdict } from '../messages.ts';
@@ -24,7 +26,13 @@ const warmUp: GrammarSpec[] = [
 
 let checker = await open();
 parentPort!.on('message', (spec: GrammarSpec) => void answer(spec));
-parentPort!.postMessage('ready');
+sayReady();
+
+/** Along with the number under which the system counts this thread's time, where it does. */
+function sayReady(): void {
+  const path = '/proc/thread-self';
+  parentPort!.postMessage({ ready: existsSync(path) ? basename(readlinkSync(path)) : '' });
+}
 
 async function open(): Promise<Checker> {
   let messages = '';
@@ -47,7 +55,7 @@ async function answer(spec: GrammarSpec): Promise<void> {
   parentPort!.postMessage(verdict);
   if ('spec' in verdict || !verdict.isLost) return;
   checker = await open();
-  parentPort!.postMessage('ready');
+  sayReady();
 }
 
 function verdictOn(spec: GrammarSpec): GrammarVerdict {

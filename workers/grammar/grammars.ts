@@ -13,7 +13,15 @@ const MAX_MATCHERS = 1024;
 /** Beyond this much wasm memory nothing is kept that is not in use. */
 const HEAP_BYTES = 512 << 20;
 
+/** So many masks in a row that each took so long end their request: some patterns cost more with every token. */
+const SLOW_MS = 10;
+const MAX_SLOW = 8;
+
+/** What a grammar needs of a text model. */
+export type Vocabulary = Pick<TextModel, 'vocabSize' | 'eosTokenIds' | 'tokenBytes'>;
+
 interface State {
+  numSlow: number;
   matcher: Matcher;
   /** Tokens of the answer it has seen. */
   numSeen: number;
@@ -29,7 +37,7 @@ export class Grammars {
   readonly #states = new Map<number, State>();
   readonly #mask: Int32Array;
 
-  private constructor(xgrammar: Xgrammar, text: TextModel, vocabSize: number) {
+  private constructor(xgrammar: Xgrammar, text: Vocabulary, vocabSize: number) {
     this.#xgrammar = xgrammar;
     this.#vocabSize = vocabSize;
     this.#hasEnd = text.eosTokenIds.size > 0;
@@ -38,7 +46,7 @@ export class Grammars {
   }
 
   /** vocabSize: width of a row of logits. */
-  static async load(text: TextModel, vocabSize: number): Promise<Grammars> {
+  static async load(text: Vocabulary, vocabSize: number): Promise<Grammars> {
     return new Grammars(await loadXgrammar(), text, vocabSize);
   }
 
@@ -53,15 +61,18 @@ export class Grammars {
   }
 
   /**
-   * Which tokens may follow: bit id % 32 of word id / 32. Null: none may. The answer is ids from numPrompt on; `id` names
+   * Which tokens may follow: bit id % 32 of word id / 32. Null: none may, or telling takes too long. The answer is ids from numPrompt on; `id` names
    * the sequence in this thread. Valid until the next call.
    */
   mask(id: number, spec: GrammarSpec, key: string, ids: readonly number[], numPrompt: number): Int32Array | null {
+    const started = performance.now();
     const state = this.#follow(id, spec, key, ids, numPrompt);
     if (state.isStuck || state.matcher.IsTerminated()) return null;
     const vector = state.matcher.GetNextTokenBitmask(this.#vocabSize);
     this.#mask.set(this.#xgrammar.vecIntToView(vector));
     vector.delete();
+    state.numSlow = performance.now() - started < SLOW_MS ? 0 : state.numSlow + 1;
+    state.isStuck ||= state.numSlow >= MAX_SLOW;
     return this.#mask.every((word) => word === 0) ? null : this.#mask;
   }
 
@@ -87,7 +98,7 @@ export class Grammars {
       }
       const compiled = this.#compiled.get(key) ?? this.#compiled.get(this.open(spec))!;
       const matcher = new this.#xgrammar.GrammarMatcher(compiled, undefined, !this.#hasEnd, -1);
-      state = { matcher, numSeen: 0, isStuck: false };
+      state = { matcher, numSeen: 0, isStuck: false, numSlow: 0 };
     }
     this.#states.set(id, state);
     for (; numPrompt + state.numSeen < ids.length; state.numSeen++) {
@@ -115,7 +126,7 @@ export class Grammars {
 }
 
 /** A compiler for the model's tokens. Special tokens have no bytes and are never allowed, but for those that end. */
-export function openCompiler(xgrammar: Xgrammar, text: TextModel, vocabSize: number): Compiler {
+export function openCompiler(xgrammar: Xgrammar, text: Vocabulary, vocabSize: number): Compiler {
   const nothing = new Uint8Array(0);
   const bytes = Array.from({ length: vocabSize }, (_, id) =>
     id < text.vocabSize && !text.eosTokenIds.has(id) ? text.tokenBytes(id) : nothing,

@@ -117,6 +117,16 @@ describe('A grammar', () => {
     }
   });
 
+  it('gives up on a pattern that costs more with every token', () => {
+    const form = regex('(a*)*b');
+    const key = grammars.open(form);
+    const ids: number[] = [];
+    while (ids.length < 3000 && grammars.mask(nextId, form, key, ids, 0) !== null) ids.push('a'.charCodeAt(0));
+    grammars.release(nextId++);
+    expect(ids.length).toBeGreaterThan(50);
+    expect(ids.length).toBeLessThan(3000);
+  });
+
   it('gives the same masks to a sequence that comes from elsewhere', async () => {
     const form = schema({ type: 'object' });
     const other = await load();
