@@ -4,7 +4,7 @@ import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { CompiledModel } from '../../../workers/messages.ts';
 import { compileModel, type CompileOptions } from '../../../workers/model/compile.ts';
-import { seededRandom, tinyTensors, writeSafetensors } from './checkpoint.ts';
+import { seededRandom, tinyTensors, writeOnnxDirectory, writeSafetensors, type OnnxKind } from './checkpoint.ts';
 import { families, tinyConfig } from './families.ts';
 import { open, temporaryFolder, worstError } from './kit.ts';
 
@@ -88,3 +88,42 @@ describe.each([...Object.keys(families).map((name) => [name, {}] as const), ...v
     );
   },
 );
+
+describe('a transformers.js directory', () => {
+  const kinds: [string, OnnxKind, 'f32' | 'q4', number][] = [
+    ['qwen 2.5', 'float', 'f32', TOLERANCE.f32],
+    ['qwen 3', 'float', 'f32', TOLERANCE.f32],
+    ['phi 3', 'float', 'f32', TOLERANCE.f32],
+    // Carried over unchanged, 4-bit weights are exact: only 8-bit activations are left to differ.
+    ['phi 3', 'blocks4', 'q4', TOLERANCE.q8],
+    ['mistral', 'blocks4', 'q4', TOLERANCE.q8],
+  ];
+  it.each(kinds)(
+    'of a tiny %s with %s weights gives the reference’s logits as %s',
+    async (family, kind, quantization, most) => {
+      const directory = fs.mkdtempSync(path.join(root, 'o-'));
+      writeOnnxDirectory(directory, tinyConfig(family), tinyTensors(tinyConfig(family), SEED), kind);
+      expect(worstError(await compile(directory, { quantization }), directory)).toBeLessThan(most);
+    },
+  );
+
+  it('of a Gemma is refused: its norms may or may not have their one already', async () => {
+    const directory = fs.mkdtempSync(path.join(root, 'o-'));
+    writeOnnxDirectory(directory, tinyConfig('gemma 2'), tinyTensors(tinyConfig('gemma 2'), SEED), 'float');
+    await expect(compile(directory)).rejects.toThrow('norm weights around zero cannot be read; use safetensors');
+  });
+
+  it('or a checkpoint without the biases or stacked matrices of its family is refused by the tensor’s name', async () => {
+    for (const [family, missing, reported] of [
+      ['qwen 2.5', 'model.layers.1.self_attn.k_proj.bias', 'model.layers.1.self_attn.k_proj.bias'],
+      ['phi 3', 'model.layers.2.mlp.gate_up_proj.weight', 'model.layers.2.mlp.gate_up_proj.weight'],
+      ['qwen 3', 'model.layers.0.self_attn.q_norm.weight', 'model.layers.0.self_attn.q_norm.weight'],
+    ] as const) {
+      const directory = fs.mkdtempSync(path.join(root, 'b-'));
+      const tensors = tinyTensors(tinyConfig(family), SEED);
+      expect(tensors.delete(missing)).toBe(true);
+      writeSafetensors(directory, tinyConfig(family), tensors, 'F32');
+      await expect(compile(directory)).rejects.toThrow(reported);
+    }
+  });
+});

@@ -2,7 +2,11 @@
 import { describe, expect, it } from 'vitest';
 import { readSpec } from '../../../workers/model/specs/families.ts';
 import type { ModelSpec } from '../../../workers/model/specs/spec.ts';
-import { families } from './families.ts';
+import type { WeightSource } from '../../../workers/model/weights/source.ts';
+import { splitFused } from '../../../workers/model/weights/fused.ts';
+import { seededRandom, tinyTensors } from './checkpoint.ts';
+import { families, tinyConfig } from './families.ts';
+import { Reference } from './reference.ts';
 
 const read = (family: string, changes: Record<string, unknown> = {}): ModelSpec =>
   readSpec({ ...families[family]!.published, ...changes }, 'config.json');
@@ -131,5 +135,62 @@ describe('readSpec', () => {
   ];
   it.each(refused)('refuses a %s with %o', (family, changes, message) => {
     expect(() => read(family, changes)).toThrow(`config.json: ${message}`);
+  });
+});
+
+/** Logits of the reference after thirty tokens of a tiny checkpoint, computed as `changes` of its spec say. */
+function tinyLogits(family: string, changes: (spec: ModelSpec) => Partial<ModelSpec>): Float32Array {
+  const spec = readSpec(tinyConfig(family), 'config.json');
+  const tensors = tinyTensors(tinyConfig(family), 99);
+  const stored: WeightSource = {
+    files: [],
+    has: (name) => tensors.has(name),
+    read: (name, dims) => ({ kind: 'float', name, dims: [...dims], data: tensors.get(name)!.data.slice() }),
+  };
+  const reference = new Reference(
+    { ...spec, ...changes(spec) },
+    spec.fusedMatrices ? splitFused(stored, spec) : stored,
+  );
+  const random = seededRandom(98);
+  for (let i = 0; i < 29; i++) reference.next(Math.floor(random() * spec.vocabSize), false);
+  return reference.next(7);
+}
+
+function withoutWindows({ layers }: ModelSpec): Partial<ModelSpec> {
+  return { layers: layers.map((layer) => ({ ...layer, window: null })) };
+}
+
+function firstRope({ layers }: ModelSpec): Partial<ModelSpec> {
+  return { layers: layers.map((layer) => ({ ...layer, rope: layers[0]!.rope })) };
+}
+
+describe('a tiny checkpoint', () => {
+  const mechanisms: [string, string, (spec: ModelSpec) => Partial<ModelSpec>][] = [
+    [
+      'llama 3',
+      'scaled rotary positions',
+      (spec) => ({ layers: spec.layers.map((layer) => ({ ...layer, rope: { theta: 100, scaling: null } })) }),
+    ],
+    ['mistral', 'its window', withoutWindows],
+    ['qwen 2.5', 'biases', () => ({ qkvBias: false })],
+    ['qwen 3', 'normed heads', () => ({ qkNorm: false })],
+    ['smollm 3', 'layers without positions', firstRope],
+    ['phi 3', 'its window', withoutWindows],
+    ['gemma 2', 'every second window', withoutWindows],
+    ['gemma 2', 'capped scores', () => ({ scoreCap: null })],
+    ['gemma 2', 'capped logits', () => ({ logitCap: null })],
+    ['gemma 2', 'its query scale', (spec) => ({ queryScale: 1 / Math.sqrt(spec.headDim) })],
+    ['gemma 2', 'scaled embeddings', () => ({ embeddingScale: 1 })],
+    ['gemma 2', 'its activation', () => ({ activation: 'silu' })],
+    ['gemma 3', 'normed heads', () => ({ qkNorm: false })],
+    ['gemma 3', 'two rotary bases', firstRope],
+  ];
+  it.each(mechanisms)('of %s notices when %s are left out', (family, _, without) => {
+    const expected = tinyLogits(family, () => ({}));
+    const found = tinyLogits(family, without);
+    const spread = Math.max(...expected) - Math.min(...expected);
+    const worst = Math.max(...expected.map((value, i) => Math.abs(value - found[i]!)));
+    // A hundred times what the graph may differ by.
+    expect(worst / spread).toBeGreaterThan(2e-3);
   });
 });

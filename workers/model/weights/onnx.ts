@@ -54,9 +54,9 @@ function canonicalMatrixName(node: string): string | null {
   return `model.layers.${match[1]}.${match[2] === 'mlp' ? 'mlp' : 'self_attn'}.${match[3]}.weight`;
 }
 
-/** Norms and the embedding keep their names; a quantised embedding is three constants with suffixes. */
+/** Norms, biases and the embedding keep their names; a quantised embedding is three constants with suffixes. */
 function addNamedTensor(onnx: OnnxFile, tensor: OnnxTensor, readers: Map<string, Reader>): void {
-  if (tensor.name.endsWith('.weight')) {
+  if (/\.(weight|bias)$/.test(tensor.name)) {
     readers.set(tensor.name, (dims) => {
       checkDims(onnx.file, tensor.name, tensor.dims, dims);
       return { kind: 'float', name: tensor.name, dims: tensor.dims, data: readFloats(onnx, tensor) };
