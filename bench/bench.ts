@@ -57,6 +57,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
       'how fast are we beside node-llama-cpp, transformers.js and any other server, through one load generator?',
     load: () => import('./peers.ts'),
   },
+  embed: {
+    question: 'how many texts become vectors per second, also beside transformers.js on the same weights?',
+    load: () => import('./embed.ts'),
+  },
   families: {
     question: 'does every family compute what node-llama-cpp computes, on one tiny checkpoint each?',
     load: () => import('./families.ts'),
