@@ -65,6 +65,9 @@ function freeTextWithCalls(xgrammar: Xgrammar, { calls, isParallel }: GrammarSpe
   return JSON.stringify({ type: 'structural_tag', format: { ...format, at_least_one: false } });
 }
 
+/** Calls of an answer that has to call, at most: a small model repeats one until the context is full. */
+const MAX_CALLS = 8;
+
 /** The text's form, or calls, whichever are asked for. */
 function rulesOf(xgrammar: Xgrammar, { text, calls, mustCall, isParallel }: GrammarSpec): string {
   const rules: string[] = [];
@@ -76,8 +79,9 @@ function rulesOf(xgrammar: Xgrammar, { text, calls, mustCall, isParallel }: Gram
   }
   if (calls.length > 0) {
     rules.push(...callRules(xgrammar, calls));
-    rules.push(isParallel ? `calls ::= call more_calls` : 'calls ::= call');
-    if (isParallel) rules.push(`more_calls ::= "" | ${quoted(CALL_SEPARATOR)} call more_calls`);
+    const most = isParallel ? MAX_CALLS : 1;
+    for (let i = 1; i < most; i++) rules.push(`more_${i} ::= "" | ${quoted(CALL_SEPARATOR)} call more_${i + 1}`);
+    rules.push(`more_${most} ::= ""`, 'calls ::= call more_1');
     roots.push('calls');
   }
   return [`root ::= ${roots.join(' | ')}`, ...rules].join('\n');

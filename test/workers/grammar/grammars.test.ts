@@ -51,6 +51,15 @@ const hermes = (name: string, json: string) => `<tool_call>\n{"name": "${name}",
 const good = hermes('look', '{"at": "sky"}');
 
 describe('A grammar', () => {
+  it('ends an answer that has to call after eight calls, and one that may call once after one', () => {
+    const calls = (count: number): string => Array.from({ length: count }, () => good).join('\n');
+    const many = spec({ calls: [call('look')], mustCall: true });
+    expect(follow(many, calls(8))).toEqual({ length: text.encode(calls(8)).length, mayEnd: true });
+    expect(follow(many, calls(9)).length).toBe(text.encode(calls(8)).length);
+    const once = { ...many, isParallel: false };
+    expect(follow(once, calls(2))).toEqual({ length: text.encode(good).length, mayEnd: true });
+  });
+
   it.each<[name: string, form: GrammarSpec, answer: string]>([
     ['an object', schema({ type: 'object' }), '{"a": [1, {"b": null}], "c": "é🙂\\u00e9\\"", "d": -1.5e3}'],
     ['a schema', schema(JSON.parse(at)), '{"at": "sea"}'],
