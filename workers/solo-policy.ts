@@ -5,17 +5,17 @@
 /** More rows are better split among the workers whatever is measured. */
 export const MAX_SOLO_ROWS = 8;
 /** Steps of each kind that are measured before the two are compared. */
-const MIN_STEPS = 6;
-/** Steps after a change of kind that are not measured: the other core's caches are cold, its thread asleep. */
-const SETTLE_STEPS = 4;
-/** Weight of the latest step in the mean: one collapse in ten steps must show. */
-const FADE = 0.2;
+const MIN_STEPS = 16;
+/** Steps after a change of kind that are not measured: caches are cold, and the kernel still moves threads about. */
+const SETTLE_STEPS = 16;
+/** Weight of the latest step in the mean: a collapse in every tenth step must show, one alone must not. */
+const FADE = 0.08;
 /** A step counts as no more than so many of the other kind: one long pause of the machine must not decide for seconds. */
 const MAX_STEP = 3;
 /** After so many steps of one kind the other is tried, for so many; the pause doubles while nothing changes by it. */
-const MIN_PAUSE = 192;
-const MAX_PAUSE = 1536;
-const TRIAL_STEPS = SETTLE_STEPS + 8;
+const MIN_PAUSE = 256;
+const MAX_PAUSE = 2048;
+const TRIAL_STEPS = SETTLE_STEPS + 48;
 /** To begin with all cores a step must cost less than so much of the other kind: changing has its price. */
 const MIN_GAIN = 0.92;
 /** Cost of a step apart from its rows, in rows: what splitting rows among workers cannot share out. */
