@@ -4,6 +4,8 @@ import { random } from './support/random.ts';
 
 const seed = Number(process.env.SEED ?? 20261122);
 
+const paying = (isAlone: boolean): number => (isAlone ? 1.26 : 1.9);
+
 /** Runs `steps` steps of `rows` rows with these costs in ms; returns the share of them that ran on all cores. */
 function run(policy: SoloPolicy, rows: number, steps: number, cost: (isAlone: boolean) => number): number {
   let numAlone = 0;
@@ -18,9 +20,8 @@ function run(policy: SoloPolicy, rows: number, steps: number, cost: (isAlone: bo
 describe('SoloPolicy', () => {
   it('uses all cores where that is faster, and goes on looking at the other way', () => {
     const policy = new SoloPolicy(2);
-    const cost = (isAlone: boolean): number => (isAlone ? 1.26 : 1.9);
-    run(policy, 1, 2000, cost);
-    const share = run(policy, 1, 10_000, cost);
+    run(policy, 1, 2000, paying);
+    const share = run(policy, 1, 10_000, paying);
     expect(policy.isBetter(1)).toBe(true);
     expect(share).toBeGreaterThan(0.96);
     expect(share).toBeLessThan(1);
