@@ -24,7 +24,8 @@ export async function measureLanes(report: Report, lanes: number, stepMs: number
   const total = perSocket * SOCKETS_PER_CLASS * classes.length;
   const settings = {
     MODEL: `fake:stepMs=${stepMs}`,
-    SLOTS: String(Math.min(4096, Math.max(2048, 2 * total))),
+    // Half of the slots are rows, and while urgent classes run one row in eight is kept free for them.
+    SLOTS: String(Math.min(4096, Math.max(2048, 2 * Math.ceil((total * 8) / 7) + 64))),
     MAX_CONTEXT: '8192',
     WORKERS: '1',
   };

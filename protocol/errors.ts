@@ -76,6 +76,9 @@ export const errorTable = {
 
 export type ErrorCode = keyof typeof errorTable;
 
+/** How many frames an error notes is V8's and known to Node's types only; a browser's compiler reads this file too. */
+const stacks: ErrorConstructor & { stackTraceLimit?: number } = Error;
+
 /** An error a client may see. `param` names the offending field where there is one. */
 export class ServiceError extends Error {
   /**
@@ -94,11 +97,11 @@ export class ServiceError extends Error {
     message: string,
     options: { param?: string; retryAfterMs?: number; cause?: unknown } = {},
   ) {
-    const { stackTraceLimit } = Error;
+    const { stackTraceLimit = 0 } = stacks;
     const isBare = !ServiceError.notesStack && code !== 'internal';
-    if (isBare) Error.stackTraceLimit = 0;
+    if (isBare) stacks.stackTraceLimit = 0;
     super(message, { cause: options.cause });
-    if (isBare) Error.stackTraceLimit = stackTraceLimit;
+    if (isBare) stacks.stackTraceLimit = stackTraceLimit;
     this.code = code;
     this.param = options.param;
     this.retryAfterMs = options.retryAfterMs;
