@@ -13,6 +13,9 @@ export default defineConfig({
           include: ['test/**/*.test.ts'],
           exclude: kinds.map((kind) => `test/**/*.${kind}.test.ts`),
           pool: 'threads',
+          // They take milliseconds; the limit is for a machine that does other things besides.
+          testTimeout: 30_000,
+          hookTimeout: 30_000,
         },
       },
       ...kinds.map((kind) => ({

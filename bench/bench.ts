@@ -23,6 +23,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question: 'how fast is the bare decode loop on real weights, without any server?',
     load: () => import('./decode.ts'),
   },
+  chunks: {
+    question: 'what does a chunk of a prompt cost by the tokens before it, with float32 and 8-bit KV memory?',
+    load: () => import('./chunks.ts'),
+  },
   serve: {
     question: 'how much of the bare loop arrives through the native socket and through SSE, and how evenly?',
     load: () => import('./serve.ts'),
@@ -35,6 +39,10 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     question:
       'what do running streams feel of a 1 MB prompt, of 50 new sessions, of another lane and of a model loading?',
     load: () => import('./burst.ts'),
+  },
+  beside: {
+    question: 'what do running streams feel of hostile schemas and of embeddings, and how do others fare meanwhile?',
+    load: () => import('./beside.ts'),
   },
   fair: {
     question: 'at twice the capacity: what does each tenant get, how long does each class wait, how late is voice?',
@@ -78,7 +86,7 @@ export const benches: Readonly<Record<string, BenchEntry>> = {
     load: () => import('./storm.ts'),
   },
   long: {
-    question: 'Do running streams, memory and cancels hold beside a prompt as long as a 16k context?',
+    question: 'do running streams, memory and cancels hold beside a prompt as long as a 16k context?',
     load: () => import('./long.ts'),
   },
   stalled: {

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Bench } from './bench.ts';
 import { NativeLink } from './load/native-link.ts';
-import { ask, gapsWithin, LANE, type Stream } from './load/watched-stream.ts';
+import { RunningStreams } from './load/running-streams.ts';
+import { ask, LANE } from './load/watched-stream.ts';
 import { findShape, makeCheckpoint } from './make-checkpoint.ts';
 import { Prompts } from './prompts.ts';
 import type { Report } from './report.ts';
@@ -46,7 +47,7 @@ export const bench: Bench = {
         for (const each of [link, other]) each.openLane(LANE, 'voice');
         link.openLane(NEW_LANE, 'chat');
         other.openLane(NEW_LANE, 'chat');
-        const running = new Running(link, flags.integer('streams'), () => prompts.next(SHORT_TOKENS));
+        const running = new RunningStreams(link, flags.integer('streams'), () => prompts.next(SHORT_TOKENS));
         await running.begun();
         await measureLoad(report, running, server.url, flags.text('shape'));
 
@@ -77,48 +78,7 @@ export const bench: Bench = {
   },
 };
 
-/** Streams that begin again when they end, until `stop`. */
-class Running {
-  readonly streams: Stream[] = [];
-  readonly #first: Promise<unknown>;
-  #isStopped = false;
-
-  constructor(link: NativeLink, count: number, prompt: () => string) {
-    const begun = Array.from({ length: count }, () => this.#begin(link, prompt()));
-    this.#first = Promise.all(begun.map((stream) => stream.first));
-    for (const stream of begun) void this.#goOn(stream, link, prompt);
-  }
-
-  async #goOn(stream: Stream, link: NativeLink, prompt: () => string): Promise<void> {
-    for (let current = stream; !this.#isStopped;) {
-      // The next prompt is made now: making it takes time of this thread.
-      const next = prompt();
-      await current.done;
-      if (!this.#isStopped) current = this.#begin(link, next);
-    }
-  }
-
-  #begin(link: NativeLink, content: string): Stream {
-    const stream = ask(link, content, 2000);
-    this.streams.push(stream);
-    return stream;
-  }
-
-  async begun(): Promise<void> {
-    await this.#first;
-    await sleep(SETTLE_MS);
-  }
-
-  gaps(fromMs: number, toMs: number): number[] {
-    return gapsWithin(this.streams, fromMs, toMs);
-  }
-
-  stop(): void {
-    this.#isStopped = true;
-  }
-}
-
-async function measureLoad(report: Report, running: Running, url: string, shape: string): Promise<void> {
+async function measureLoad(report: Report, running: RunningStreams, url: string, shape: string): Promise<void> {
   const fromMs = performance.now();
   while ((await modelsLoading(url)) > 0) await sleep(POLL_MS);
   const readyMs = performance.now();
@@ -132,7 +92,7 @@ async function measureLoad(report: Report, running: Running, url: string, shape:
 
 async function measureEvents(
   report: Report,
-  running: Running,
+  running: RunningStreams,
   events: Readonly<Record<string, (round: number) => Promise<unknown>>>,
   rounds: number,
 ): Promise<void> {

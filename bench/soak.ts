@@ -42,6 +42,7 @@ export const bench: Bench = {
         },
       });
       for (const [kind, count] of ledger.visits) report.add('visits', count, 'visits', { kind });
+      for (const [kind, ms] of ledger.longest) report.add('longest visit', ms / 1000, 's', { kind });
       for (const [reason, count] of ledger.ends) report.add('ends', count, 'responses', { reason });
       for (const name of ['resident', 'heap', 'external'] as const) {
         const slope = watch.slope(name);

@@ -2,7 +2,7 @@
 // chat. Two engines over the same model in this process, one with and one without; every prompt goes to both, by turns
 // first, and the texts must be the same. The time counts from the first token to the last, so without prefill.
 import { defaultSampling, type SamplingParams } from '../protocol/sampling.ts';
-import { startEngines, type EngineSet } from '../src/engine/pool.ts';
+import { startEngines, type EngineSet } from '../src/engine/models.ts';
 import type { Engine, EngineSink } from '../src/engine/types.ts';
 import type { StepStats } from '../workers/messages.ts';
 import type { Bench } from './bench.ts';

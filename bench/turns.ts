@@ -2,12 +2,12 @@
 // beginning that many sessions have in common is computed. One request at a time, so that the first text tells the prefill.
 import { connect } from '../clients/index.ts';
 import type { Client } from '../clients/index.ts';
+import { BareChunk } from './bare/bare-chunk.ts';
 import type { Bench } from './bench.ts';
 import { Prompts } from './prompts.ts';
 import type { Report } from './report.ts';
 import { defaultCacheDir, ServerProcess } from './server-process.ts';
 import { largest, median } from './statistics.ts';
-import { BareChunk } from './turns/bare-chunk.ts';
 import { chatTalks, nativeTalks, responseTalks } from './turns/talks.ts';
 import type { OpenTalk } from './turns/talks.ts';
 
@@ -34,7 +34,7 @@ export const bench: Bench = {
     const server = await ServerProcess.start({ cacheDir: flags.text('cache'), settings: { MODEL: model } });
     const prompts = new Prompts(model, flags.integer('seed'));
     const client = connect(server.streamUrl);
-    const bare = await BareChunk.open(model, flags.text('cache'), MAX_CONTEXT);
+    const bare = await BareChunk.open({ model, cacheDir: flags.text('cache'), maxContext: MAX_CONTEXT });
     const cpu = process.cpuUsage();
     const started = performance.now();
     try {

@@ -1,6 +1,13 @@
 // How an answer is asked for: the options that `session.send`, `client.create` and `client.watch` have in common, and
 // what of them goes to the server with the handle.
-import type { LatencyClass, ToolCall, ToolDefinition, ViewOptions } from '../protocol/messages.ts';
+import type {
+  LatencyClass,
+  ResponseFormat,
+  ToolCall,
+  ToolChoice,
+  ToolDefinition,
+  ViewOptions,
+} from '../protocol/messages.ts';
 import type { SamplingParams } from '../protocol/sampling.ts';
 import type { ResponseState } from './response-events.ts';
 import type { Supersede } from './watch.ts';
@@ -20,6 +27,12 @@ export interface SendOptions extends Partial<SamplingParams>, ViewOptions, Respo
   /** Text events carry the tokens' log-probabilities, each with so many alternatives (0 to 20). */
   logprobs?: number;
   tools?: ToolDefinition[];
+  /** Which tools may, or must, be called. With it, or with a `strict` tool, calls arrive as they are written. */
+  toolChoice?: ToolChoice;
+  /** False: one call at most. */
+  parallelToolCalls?: boolean;
+  /** Form that the text is held to: a JSON schema, any JSON object, or a pattern. */
+  responseFormat?: ResponseFormat;
   truncation?: 'auto' | 'error';
   /** Milliseconds after which the answer is of no use. */
   deadlineMs?: number;

@@ -126,10 +126,14 @@ export class Session {
    */
   send(input: string | ChatMessage[], options: SendOptions = {}): ResponseStream {
     const { signal, onToolCall: _, onState, supersede, offsets, sentences, states, logprobs, ...rest } = options;
-    const { tools, truncation, deadlineMs, class: latencyClass, ...sampling } = rest;
+    const { tools, toolChoice, parallelToolCalls, responseFormat, ...others } = rest;
+    const { truncation, deadlineMs, class: latencyClass, ...sampling } = others;
     const messages: ChatMessage[] = typeof input === 'string' ? [{ role: 'user', content: input }] : input;
     const create: CreateOptions = { messages };
     if (tools !== undefined) create.tools = tools;
+    if (toolChoice !== undefined) create.toolChoice = toolChoice;
+    if (parallelToolCalls !== undefined) create.parallelToolCalls = parallelToolCalls;
+    if (responseFormat !== undefined) create.responseFormat = responseFormat;
     if (truncation !== undefined) create.truncation = truncation;
     if (deadlineMs !== undefined) create.deadlineMs = deadlineMs;
     if (latencyClass !== undefined) create.class = latencyClass;

@@ -63,6 +63,7 @@ export const errorTable = {
   context_too_long: { scope: 'lane', status: 400, retryable: false, type: BAD },
   too_large: { scope: 'lane', status: 413, retryable: false, type: BAD },
   too_many_lanes: { scope: 'lane', status: 429, retryable: false, type: BAD },
+  conflict: { scope: 'lane', status: 409, retryable: false, type: BAD },
   session_busy: { scope: 'lane', status: 409, retryable: true, type: BAD },
   rate_limited: { scope: 'lane', status: 429, retryable: true, type: 'rate_limit_error' },
   overloaded: { scope: 'lane', status: 503, retryable: true, type: SERVER },

@@ -56,7 +56,24 @@ export interface ToolDefinition {
   description?: string;
   /** JSON schema of the arguments object. */
   parameters?: Record<string, unknown>;
+  /** Refuse the request where the arguments cannot be held to the schema. */
+  strict?: boolean;
 }
+
+/** Form of the answer's text. Without `schema` any JSON object fits; `strict` changes nothing: the form is always held to. */
+export type ResponseFormat =
+  | { type: 'text' }
+  | { type: 'json_object' }
+  | { type: 'regex'; pattern: string }
+  | { type: 'json_schema'; name: string; description?: string; schema?: Record<string, unknown>; strict?: boolean };
+
+/** Which of the tools may, or must, be called. */
+export type ToolChoice =
+  | 'none'
+  | 'auto'
+  | 'required'
+  | { type: 'function'; name: string }
+  | { type: 'allowed_tools'; mode: 'auto' | 'required'; tools: { type: 'function'; name: string }[] };
 
 export interface ToolCall {
   id: string;
@@ -184,6 +201,10 @@ export interface CreateOptions extends ViewOptions {
   messages: ChatMessage[];
   model?: string;
   tools?: ToolDefinition[];
+  toolChoice?: ToolChoice;
+  /** False: one call at most. */
+  parallelToolCalls?: boolean;
+  responseFormat?: ResponseFormat;
   sampling?: Partial<SamplingParams>;
   /** Deltas carry the tokens' log-probabilities, each with so many alternatives (0 to 20); includes `offsets`. */
   logprobs?: number;

@@ -16,6 +16,7 @@ import {
   required,
 } from './fields.ts';
 import { join, refuse, string } from './fields.ts';
+import { parseResponseFormat, parseToolChoice, TOOL_NAME } from './form.ts';
 import type { Check, Field } from './fields.ts';
 import { latencyClasses } from './messages.ts';
 import type { ChatMessage, CreateOptions, HelloOptions, LaneOptions, ResumeOptions } from './messages.ts';
@@ -28,8 +29,6 @@ export const MAX_ID = 2 ** 31 - 1;
 /** Shortest name of a client instance: it has to be random, or two tabs would share their requestIds. */
 const MIN_INSTANCE_CHARS = 16;
 
-/** Function names, as OpenAI allows them. */
-export const TOOL_NAME = /^[a-zA-Z0-9_-]{1,64}$/;
 const TOKEN_ID = /^(0|[1-9][0-9]{0,8})$/;
 /** Longest time that timers hold: 2^31 - 1 milliseconds. */
 const MAX_DEADLINE_MS = 2 ** 31 - 1;
@@ -88,6 +87,7 @@ export const parseTool: Check<ToolDefinition> = object<ToolDefinition>({
   name: required(matching(TOOL_NAME)),
   description: optional(text),
   parameters: optional(map),
+  strict: optional(boolean),
 });
 
 /** At most Limits.toolsPerRequest tools with distinct names. */
@@ -191,6 +191,9 @@ const parseCreateShape = object<CreateOptions>({
   messages: required(list(parseMessage, 1, Limits.messagesPerRequest)),
   model: optional(modelId),
   tools: optional(parseTools),
+  toolChoice: optional(parseToolChoice),
+  parallelToolCalls: optional(boolean),
+  responseFormat: optional(parseResponseFormat),
   sampling: optional(parseSampling),
   logprobs: optional(integer(0, Limits.topLogprobs)),
   class: optional(parseClass),

@@ -6,7 +6,7 @@ import type { Caller } from './auth/caller.ts';
 import { KeyRing } from './auth/keys.ts';
 import { isLoopback, OriginPolicy } from './auth/origin.ts';
 import type { Config } from './config.ts';
-import type { EngineSet } from './engine/pool.ts';
+import type { EngineSet } from './engine/models.ts';
 import { handleRequest } from './http/routes.ts';
 import type { Log } from './log.ts';
 import { createMetrics } from './metrics.ts';
@@ -22,12 +22,22 @@ export type AppConfig = Pick<
   Config,
   'host' | 'port' | 'apiKeys' | 'allowedOrigins' | 'tlsCert' | 'tlsKey' | 'maxConnections'
 > &
-  Partial<Pick<Config, 'queueSize' | 'queueTimeoutMs'>>;
+  Partial<Pick<Config, 'adminKeys' | 'modelsFile' | 'queueSize' | 'queueTimeoutMs'>>;
 
 /** What the app uses of an EngineSet. */
 export type AppEngines = Pick<
   EngineSet,
-  'engines' | 'embeddings' | 'find' | 'isReady' | 'progress' | 'onStepStats' | 'onWorkerRestart' | 'stop'
+  | 'engines'
+  | 'admin'
+  | 'embeddings'
+  | 'find'
+  | 'isReady'
+  | 'progress'
+  | 'onStepEnd'
+  | 'onStepStats'
+  | 'onWorkerRestart'
+  | 'onModelGone'
+  | 'stop'
 >;
 
 export interface App {
@@ -53,7 +63,7 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
     observer: metrics.observer,
     onSubscriberError: (error) => log.error({ err: error }, 'a reader of a response failed because of a bug'),
   });
-  const keys = new KeyRing(config.apiKeys);
+  const keys = new KeyRing(config.apiKeys, config.adminKeys, isLoopback(config.host));
   const origins = new OriginPolicy({
     host: config.host,
     allowedOrigins: config.allowedOrigins,
@@ -94,7 +104,8 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
 
   // No request is read before this function returns to the event loop.
   const engines = startEngines();
-  for (const engine of engines.engines) engine.onStepEnd = () => responses.publish();
+  engines.onStepEnd = (isCollected) => responses.publish(isCollected);
+  engines.onModelGone = (model) => metrics.forgetModel(model);
   engines.onStepStats = (model, stats) => metrics.onStep(model, stats);
   const { embeddings } = engines;
   if (embeddings) embeddings.onBatch = (stats) => metrics.onEmbeddingBatch(stats);
@@ -111,6 +122,7 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
     metrics,
     log,
     web: new StaticFiles(),
+    modelsFile: config.modelsFile ?? '',
     isLoopback: isLoopback(config.host),
     isDraining: false,
     connections: () => server.connections(),

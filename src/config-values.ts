@@ -122,7 +122,8 @@ export const keys: Parse<ApiKey[]> = (value) =>
     // The value itself must not reach a log, so the message never repeats it.
     if (!/^[\w-]{1,64}$/.test(tenant))
       throw new Error('must be a list of key or tenant:key (tenant: letters, digits, _ -)');
-    if (!/^[\x21-\x7e]{1,512}$/.test(key)) throw new Error('holds an empty key or one with blanks');
+    if (!/^[\x21-\x7e]{1,512}$/.test(key))
+      throw new Error('holds an empty key, one with blanks or one of more than 512 characters');
     return { tenant, key };
   });
 

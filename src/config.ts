@@ -47,6 +47,11 @@ export interface Config {
   host: string;
   /** The first also answers to the name `default`. */
   models: string[];
+  /** '' without: `models` are it. */
+  modelsFile: string;
+  maxModels: number;
+  /** 0: never. */
+  idleTimeoutMs: number;
   /** Null: no embeddings. */
   embeddingModel: string | null;
   workers: number;
@@ -70,6 +75,7 @@ export interface Config {
   queueTimeoutMs: number;
   tenantWeights: ReadonlyMap<string, number>;
   apiKeys: ApiKey[];
+  adminKeys: ApiKey[];
   allowOpen: boolean;
   allowedOrigins: string[];
   tlsCert: string;
@@ -118,14 +124,38 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     name: 'MODEL',
     defaultText: `${BUILT_IN_MODEL} (built in)`,
     meaning:
-      'Models, comma-separated: directory, npm package, or org/name[@revision] of the hub. The first also answers to the name "default".',
+      'Models, comma-separated: directory, GGUF file, npm package, or org/name[@revision] of the hub. The first also answers to the name "default".',
     parse: names,
     fallback: () => [BUILT_IN_MODEL],
+  },
+  modelsFile: {
+    name: 'MODELS_FILE',
+    defaultText: 'none: MODEL says it',
+    meaning:
+      'File with a model per line, instead of MODEL; read again on SIGUSR2 or POST /v1/admin/models/reload, and changes are applied.',
+    parse: text,
+    fallback: () => '',
+  },
+  maxModels: {
+    name: 'MAX_MODELS',
+    defaultText: '8',
+    meaning: 'Models there may be at once, embeddings not counted.',
+    parse: integer(1, 256),
+    fallback: () => 8,
+  },
+  idleTimeoutMs: {
+    name: 'MODEL_IDLE_TIMEOUT',
+    defaultText: '0: never',
+    meaning:
+      'Seconds without requests after which a model is unloaded; its next request loads it again and waits for that.',
+    parse: seconds(7 * 86_400),
+    fallback: () => 0,
   },
   embeddingModel: {
     name: 'EMBEDDING_MODEL',
     defaultText: 'all-minilm-l6-v2 (built in)',
-    meaning: 'Model of POST /v1/embeddings: npm package or directory of a BERT encoder; off for none.',
+    meaning:
+      'Model of POST /v1/embeddings, a BERT encoder: directory, npm package, or org/name[@revision] of the hub; off for none.',
     parse: (value) => (value.toLowerCase() === 'off' ? null : value),
     fallback: () => BUILT_IN_EMBEDDING_MODEL,
   },
@@ -163,7 +193,7 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     name: 'SLOTS',
     defaultText: '64',
     meaning:
-      'Seats in the KV memory: half for answers decoding at once, half where prompts are computed and conversations stay.',
+      'Seats in the KV memory: half for answers decoding at once, half and a few more where prompts are computed and conversations stay.',
     parse: integer(1, 4096),
     fallback: () => 64,
   },
@@ -223,6 +253,14 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     name: 'API_KEY',
     defaultText: 'none: anyone who reaches the port may use it',
     meaning: 'Keys, comma-separated, each KEY or TENANT:KEY; clients send one as a Bearer token.',
+    parse: keys,
+    fallback: () => [],
+    isSecret: true,
+  },
+  adminKeys: {
+    name: 'ADMIN_KEY',
+    defaultText: 'none: without API_KEY everybody on this machine, else nobody',
+    meaning: 'Keys as in API_KEY that may load and unload models too (/v1/admin).',
     parse: keys,
     fallback: () => [],
     isSecret: true,

@@ -18,6 +18,11 @@ const CLEAR_LINE = '\r\u001B[K';
 
 const HIDDEN = new Set(['level', 'time', 'msg', 'err', 'pid', 'hostname']);
 
+/** What a terminal would obey instead of showing it: C0 and C1 controls, DEL. A stack keeps its line ends. */
+const CONTROLS = /\p{Cc}/gu;
+const CONTROLS_BUT_LINE_ENDS = /[^\P{Cc}\n]/gu;
+const VISIBLE = '\uFFFD';
+
 /** One log entry for people: time, a mark for trouble, the message, then the other fields. */
 export function formatLine(json: string): string {
   const line = JSON.parse(json) as Line;
@@ -27,8 +32,9 @@ export function formatLine(json: string): string {
     .filter(([name]) => !HIDDEN.has(name))
     .map(([name, value]) => ` ${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
     .join('');
-  const stack = line.err ? `\n${line.err.stack ?? line.err.message}` : '';
-  return `${time} ${mark}${line.msg ?? ''}${fields}${stack}\n`;
+  // Clients choose some of these words, so none of them may move the cursor or begin a line.
+  const stack = line.err ? `\n${line.err.stack ?? line.err.message}`.replace(CONTROLS_BUT_LINE_ENDS, VISIBLE) : '';
+  return `${time} ${mark}${`${line.msg ?? ''}${fields}`.replace(CONTROLS, VISIBLE)}${stack}\n`;
 }
 
 /** Writes synchronously, so that the last line before an end by signal is not lost. */

@@ -4,7 +4,11 @@ import { fileURLToPath } from 'node:url';
 import packageJson from '../package.json' with { type: 'json' };
 import { startApp, type App } from './app.ts';
 import { ConfigError, describeConfig, helpText, loadConfig, type Config } from './config.ts';
-import { startEngines, type EngineSet } from './engine/pool.ts';
+import type { ModelSource } from './engine/model-admin.ts';
+import { readModelsFile } from './engine/models-file.ts';
+import { startEngines, type EngineSet } from './engine/models.ts';
+import { messageOf } from './engine/model-view.ts';
+import { reload } from './http/admin.ts';
 import { createLog, type Log } from './log.ts';
 import { showProgress } from './progress.ts';
 import { ListenError } from './server.ts';
@@ -43,6 +47,7 @@ function main(): void {
 
 function run(config: Config): void {
   const log = createLog(config.logLevel);
+  const sources = modelSources(config);
   let engines: EngineSet | null = null;
   const app = startApp(config, log, `tokenwire/${packageJson.version}`, () => {
     // Undocumented: tests do not wait for the half minute after which a worker is taken for hung.
@@ -51,6 +56,7 @@ function run(config: Config): void {
     const hub = { endpoint: config.hubEndpoint, token: config.hubToken, modelsDir: config.modelsDir };
     engines = startEngines({
       ...config,
+      models: sources,
       hub,
       queue: config,
       log,
@@ -75,6 +81,16 @@ function inClients(name: string): string {
   return fileURLToPath(new URL(`../clients/${name}`, import.meta.url));
 }
 
+/** Throws ConfigError. */
+function modelSources({ models, modelsFile }: Config): ModelSource[] {
+  if (modelsFile === '') return models.map((spec) => ({ spec }));
+  try {
+    return readModelsFile(modelsFile);
+  } catch (error) {
+    throw new ConfigError(`MODELS_FILE ${messageOf(error)}`, { cause: error });
+  }
+}
+
 type Shutdown = (drainMs: number, exitCode: number) => void;
 
 function watchEngines(app: App, engines: EngineSet, config: Config, log: Log, shutdown: Shutdown): void {
@@ -97,7 +113,8 @@ function watchEngines(app: App, engines: EngineSet, config: Config, log: Log, sh
     (error: unknown) => {
       hideProgress();
       if (app.services.isDraining) return;
-      log.fatal({ reason: (error as Error).message }, `cannot load ${config.models.join(', ')}`);
+      const wanted = engines.admin.list().map(({ spec }) => spec);
+      log.fatal({ reason: (error as Error).message }, `cannot load ${wanted.join(', ')}`);
       shutdown(0, EXIT_CONFIG);
     },
   );
@@ -138,6 +155,13 @@ function handleSignals(app: App, config: Config, log: Log): Shutdown {
   process.on('SIGTERM', onSignal);
   process.on('SIGINT', onSignal);
   process.on('SIGHUP', onSignal);
+  process.on('SIGUSR2', () => {
+    if (hurry) return;
+    reload(app.services).then(
+      (report) => log.info(report, 'SIGUSR2: looked at the models again'),
+      (error: unknown) => log.error({ reason: messageOf(error) }, 'SIGUSR2: the models stay as they are'),
+    );
+  });
   const onBug = (error: unknown): void => {
     log.fatal({ err: error }, 'an unexpected error: the process ends');
     process.exitCode = 1;

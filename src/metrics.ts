@@ -2,7 +2,7 @@
 // the events happen; gauges are read from the engines at scrape time. Names follow the habits of other servers
 // (vLLM) with our prefix, so that known dashboards need only a rename.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { LatencyClass } from '../protocol/messages.ts';
+import type { FinishReason, LatencyClass } from '../protocol/messages.ts';
 import type { StepStats } from '../workers/messages.ts';
 import type { BatchStats } from './engine/embedder.ts';
 import type { Engine } from './engine/types.ts';
@@ -12,6 +12,14 @@ import type { ResumeResult } from './socket/connection.ts';
 
 const FAST_SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
 const SLOW_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const FINISH_REASONS: readonly FinishReason[] = [
+  'stop',
+  'length',
+  'tool_calls',
+  'content_filter',
+  'cancelled',
+  'error',
+];
 const BATCH_ROWS = [1, 2, 4, 8, 12, 16, 24, 32, 48, 64];
 
 /** Read at scrape time. */
@@ -32,12 +40,18 @@ export type Metrics = ReturnType<typeof createMetrics>;
 export function createMetrics() {
   const registry = new Registry();
   const registers = [registry];
+  /** Metrics with a model's name and no other label. */
+  const perModel: { remove(labels: { model: string }): void }[] = [];
+  const noted = <M extends (typeof perModel)[number]>(metric: M, labelNames: string[]): M => {
+    if (labelNames.length === 1 && labelNames[0] === 'model') perModel.push(metric);
+    return metric;
+  };
   const histogram = (name: string, help: string, labelNames: string[], buckets: number[]) =>
-    new Histogram({ name: `tokenwire_${name}`, help, labelNames, buckets, registers });
+    noted(new Histogram({ name: `tokenwire_${name}`, help, labelNames, buckets, registers }), labelNames);
   const counter = (name: string, help: string, labelNames: string[] = []) =>
-    new Counter({ name: `tokenwire_${name}`, help, labelNames, registers });
+    noted(new Counter({ name: `tokenwire_${name}`, help, labelNames, registers }), labelNames);
   const gauge = (name: string, help: string, labelNames: string[] = []) =>
-    new Gauge({ name: `tokenwire_${name}`, help, labelNames, registers });
+    noted(new Gauge({ name: `tokenwire_${name}`, help, labelNames, registers }), labelNames);
 
   const ttft = histogram('time_to_first_token_seconds', 'From create to the first token.', ['model'], SLOW_SECONDS);
   const itl = histogram('inter_token_latency_seconds', 'Between tokens of one response.', ['model'], FAST_SECONDS);
@@ -209,6 +223,12 @@ export function createMetrics() {
       embeddingBatch.observe(inputs);
       embeddingBatchSeconds.observe(computeMs / 1000);
       embeddingTokens.inc(tokens);
+    },
+
+    /** A model was unloaded: what was counted of it goes with it. */
+    forgetModel(model: string): void {
+      for (const metric of perModel) metric.remove({ model });
+      for (const reason of FINISH_REASONS) responses.remove({ model, reason });
     },
 
     onResumed: (result: ResumeResult): void => resumes.inc({ result }),

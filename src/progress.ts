@@ -1,6 +1,6 @@
 // Tells the person at the terminal how far the models are: a bar that redraws itself, or in a log one line per phase.
 import type { CompileProgress } from '../workers/messages.ts';
-import type { EngineSet } from './engine/pool.ts';
+import type { EngineSet } from './engine/models.ts';
 import type { Log } from './log.ts';
 
 const POLL_MS = 150;

@@ -2,7 +2,7 @@
 import { ServiceError } from '../protocol/errors.ts';
 import type { KeyRing } from './auth/keys.ts';
 import type { OriginPolicy } from './auth/origin.ts';
-import type { EngineSet } from './engine/pool.ts';
+import type { EngineSet } from './engine/models.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { Responses } from './responses/registry.ts';
@@ -10,7 +10,7 @@ import type { Sessions } from './sessions/registry.ts';
 import type { StaticFiles } from './web/static-files.ts';
 
 /** The part of EngineSet that requests use. */
-export type Engines = Pick<EngineSet, 'engines' | 'embeddings' | 'find' | 'isReady' | 'progress'>;
+export type Engines = Pick<EngineSet, 'engines' | 'admin' | 'embeddings' | 'find' | 'isReady' | 'progress'>;
 
 export interface Services {
   engines: Engines;
@@ -21,6 +21,8 @@ export interface Services {
   metrics: Metrics;
   log: Log;
   web: StaticFiles;
+  /** Where the list of models is read from again; '' without. */
+  modelsFile: string;
   /** Reachable by this machine only: then /metrics needs no key. */
   isLoopback: boolean;
   /** Draining: running work goes on, new work is refused. */

@@ -40,7 +40,7 @@ function start(): void {
     child = null;
     if (isStopping || code === 0 || code === EXIT_CONFIG) {
       process.exitCode = code ?? 128 + constants.signals[signal!];
-      for (const name of passedOn) process.removeAllListeners(name);
+      for (const name of [...passedOn, RELOAD]) process.removeAllListeners(name);
       return;
     }
     if (performance.now() - startedAt > STABLE_MS) backoffMs = FIRST_BACKOFF_MS;
@@ -52,6 +52,8 @@ function start(): void {
 }
 
 const passedOn = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+/** Looks at the models again; the server goes on. */
+const RELOAD = 'SIGUSR2';
 
 if (isWanted()) {
   for (const name of passedOn) {
@@ -62,6 +64,7 @@ if (isWanted()) {
       child?.kill(name);
     });
   }
+  process.on(RELOAD, () => child?.kill(RELOAD));
   start();
 } else {
   await import('./main.ts');

@@ -1,4 +1,4 @@
-// The house rules that a compiler does not know: who may import whom, and one door per dependency (DESIGN §1).
+// The house rules that a compiler does not know: who may import whom, one door per dependency, files of one subject.
 import { globSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -18,10 +18,11 @@ interface Import {
 
 const files = rooms.flatMap((room) => globSync(`${room}/**/*.ts`, { cwd: root }));
 
+const text = (file: string): string => readFileSync(join(root, file), 'utf8');
+
 const imports: Import[] = files.flatMap((file) => {
-  const text = readFileSync(join(root, file), 'utf8');
   const room = file.split('/')[0] as Room;
-  const found = text.matchAll(/^(?:import|export)(\s+type)?[^;]*?from\s+'([^']+)'|import\('([^']+)'\)/gm);
+  const found = text(file).matchAll(/^(?:import|export)(\s+type)?[^;]*?from\s+'([^']+)'|import\('([^']+)'\)/gm);
   return [...found].map((match) => {
     const name = (match[2] ?? match[3])!;
     const isOurs = name.startsWith('.');
@@ -48,6 +49,16 @@ const doors: [dependency: RegExp, file: RegExp][] = [
   [/^onnxruntime/, /^workers\/model\/ort-binding\.ts$/],
   [/^@mlc-ai\/web-xgrammar$/, /^workers\/grammar\/xgrammar\.ts$/],
   [/^(msgpackr|@msgpack)/, /^protocol\/codec\.ts$/],
+];
+
+/** One table or one list of messages each; scheduler and response are where everything meets. */
+const long = [
+  'src/config.ts',
+  'src/responses/response.ts',
+  'workers/messages.ts',
+  'workers/scheduler.ts',
+  'test/workers/model/hub/pull.integration.test.ts',
+  'test/src/socket/outbox.test.ts',
 ];
 
 describe('The house', () => {
@@ -78,10 +89,29 @@ describe('The house', () => {
     // require() is the other way in.
     const required = files.filter((file) => {
       if (/^(test|bench)\//.test(file) || door.test(file)) return false;
-      const names = [...readFileSync(join(root, file), 'utf8').matchAll(/require\('([^']+)'\)/g)];
+      const names = [...text(file).matchAll(/require\('([^']+)'\)/g)];
       return names.some((match) => dependency.test(match[1]!));
     });
     expect(required).toEqual([]);
+  });
+
+  it('has files of one subject, each with a header that says what it owns', () => {
+    const product = files.filter((file) => !file.startsWith('test/'));
+    expect(product.filter((file) => !text(file).startsWith('//'))).toEqual([]);
+    const tooLong = files.filter((file) => text(file).split('\n').length > (long.includes(file) ? 600 : 450));
+    expect(tooLong, 'what is the second subject?').toEqual([]);
+  });
+
+  it('names no place of the machine it was written on', () => {
+    const texts = globSync(
+      '{README.md,{protocol,src,workers,clients,bench,test}/**/*.{ts,js,py,md,json,jsonl,html,css}}',
+      {
+        cwd: root,
+      },
+    );
+    expect(texts.length).toBeGreaterThan(files.length);
+    const place = /(?<![\w.}*])\/(?:work|tmp|home|root|Users)\/\w/;
+    expect(texts.filter((file) => place.test(text(file)))).toEqual([]);
   });
 
   it('has a README in every folder with code of the product', () => {

@@ -26,7 +26,7 @@ export default async function run(task: CpuTask): Promise<CpuResult> {
     case 'encode':
       return encode(task);
     case 'describeEncoder':
-      return describeEncoder(task.model);
+      return describeEncoder(task);
     case 'compileEncoder':
       return compileEncoder(task);
     case 'tokenize':

@@ -1,5 +1,5 @@
 // The engine loop of one worker thread: drain → schedule → forward → sample → emit, one message to the main thread per
-// step. Worker 0 is the lead and owns a Scheduler; every worker owns a DecodeRange. Reading order: this file, then
+// step, or per few short ones. Worker 0 is the lead and owns a Scheduler; every worker owns a DecodeRange. Reading order: this file, then
 // scheduler.ts (who runs where) and decode-range.ts (how a batch is kept contiguous).
 import { randomInt } from 'node:crypto';
 import { receiveMessageOnPort } from 'node:worker_threads';
@@ -10,7 +10,7 @@ import type { Grammars } from './grammar/grammars.ts';
 import { KvMemory } from './kv/kv-memory.ts';
 import { Link } from './link.ts';
 import type { DecodeMessage, LeadMessage } from './link.ts';
-import { Ctl, Flag } from './messages.ts';
+import { Ctl, Flag, Haste, SOLO_WORKER } from './messages.ts';
 import type { EngineGauges, EngineRequest, FromWorker, ToWorker, WorkerInit } from './messages.ts';
 import type { Model } from './model/model.ts';
 import { Outputs } from './outputs.ts';
@@ -25,6 +25,8 @@ import type { TextModel } from './text/text-model.ts';
 
 /** Copies between two decode steps may take this long. */
 const MOVE_BUDGET_MS = 2;
+/** After a chunk of an urgent prompt that took no longer, the own rows wait for one more. */
+const SHORT_CHUNK_MS = 16;
 const GAUGE_INTERVAL_MS = 100;
 /** Longest sleep of a worker without work. */
 const IDLE_MS = 1000;
@@ -32,7 +34,7 @@ const IDLE_MS = 1000;
 export class Engine {
   readonly #init: WorkerInit;
   readonly #model: Model;
-  /** The model again, in the worker that may decode on all cores. */
+  /** The model again, in the worker that is left few streams to decode on all cores. */
   readonly #solo: SoloModel | null;
   readonly #context: SequenceContext;
   readonly #kv: KvMemory;
@@ -42,8 +44,8 @@ export class Engine {
   readonly #steps: StepPost;
   readonly #out = new Outputs();
   readonly #range: DecodeRange;
-  /** Null where tokens are not guessed. */
-  readonly #speculator: Speculator | null;
+  /** Null where tokens are not guessed, and until the model can check guesses. */
+  #speculator: Speculator | null;
   /** Lead only. */
   readonly #scheduler: Scheduler | null;
   /** Decode worker only: the line to the lead, which may be replaced. */
@@ -55,18 +57,18 @@ export class Engine {
   constructor(init: WorkerInit, model: Model, text: TextModel, grammars: Grammars | null = null) {
     const { index, layout } = init;
     this.#init = init;
-    this.#solo = model.canDecodeAlone ? new SoloModel(model, init.shared, index) : null;
+    this.#solo = init.solo && index === SOLO_WORKER ? new SoloModel(model, init.shared, index) : null;
     this.#model = this.#solo ?? model;
     const { generated } = init.shared;
     this.#context = { text, grammars, vocabSize: model.vocabSize, maxLen: layout.maxLen, generated };
     this.#flags = new Int32Array(init.shared.flags);
     this.#ctl = new Int32Array(init.ctl);
     this.#busy = new Int32Array(init.shared.busy);
-    this.#steps = new StepPost(init.port, init.shared);
+    this.#steps = new StepPost(init.port, init.shared, init.cores);
     this.#kv = new KvMemory(init.model.shape, layout, init.shared, index, init.debugOwners);
     const onLeft = (sequence: Sequence, kind: LeaveKind): void => this.#onLeft(sequence, kind);
     this.#range = new DecodeRange(index * layout.rowsPerWorker, layout.rowsPerWorker, this.#kv, onLeft);
-    this.#speculator = init.speculation && model.verifySizes.length > 0 ? new Speculator(this.#model) : null;
+    this.#speculator = this.#createSpeculator();
     const soloRows = new Int32Array(init.shared.soloRows);
     this.#scheduler =
       index === 0 ? new Scheduler(model, this.#kv, layout, this.#range, this.#context, this.#out, soloRows) : null;
@@ -74,30 +76,57 @@ export class Engine {
 
   /** One round. Returns how many milliseconds the caller may sleep unless the mail counter moves; 0 when there is work. */
   step(): number {
+    this.#takeIn();
+    this.#setBusy(!this.#range.isIdle || this.#scheduler?.idleMs === 0);
+
+    const started = performance.now();
+    const wasUrgent = this.#scheduler?.hasUrgentPrompt === true;
+    this.#prefill();
+    // An urgent prompt does not wait for a chunk of others and for the own rows too, nor for them after a short one.
+    if (this.#scheduler && (!wasUrgent || performance.now() - started < SHORT_CHUNK_MS)) {
+      if (this.#hasMail) this.#takeIn();
+      if (this.#scheduler.hasUrgentPrompt) this.#prefill();
+    }
+    this.#decode();
+    this.#move();
+    this.#postGauges();
+    const idleMs = this.#range.isIdle ? (this.#scheduler?.idleMs ?? IDLE_MS) : 0;
+    if (idleMs > 0) {
+      this.#steps.flush();
+      this.#setBusy(false);
+    }
+    return idleMs;
+  }
+
+  /** In idle time: opens one more part of the model (Model.openNext). False: nothing was left to open. */
+  openNext(): boolean {
+    if (this.#model.openNext()) return true;
+    this.#speculator ??= this.#createSpeculator();
+    return false;
+  }
+
+  #createSpeculator(): Speculator | null {
+    return this.#init.speculation && this.#model.verifySizes.length > 0 ? new Speculator(this.#model) : null;
+  }
+
+  #takeIn(): void {
     this.#drain();
     this.#reap();
     this.#scheduler?.admit();
     // Clients learn at once that they were cancelled, queued or admitted.
     if (!this.#out.isEmpty) this.#post();
-    this.#setBusy(!this.#range.isIdle || this.#scheduler?.idleMs === 0);
-
-    this.#prefill();
-    this.#decode();
-    this.#move();
-    this.#postGauges();
-    const idleMs = this.#range.isIdle ? (this.#scheduler?.idleMs ?? IDLE_MS) : 0;
-    if (idleMs > 0) this.#setBusy(false);
-    return idleMs;
   }
 
   /** Lead only: one chunk of a prompt. With its last one the first token leaves, and the sequence goes to a row. */
   #prefill(): void {
     const scheduler = this.#scheduler;
-    if (!scheduler || scheduler.balance()) return;
+    // Own streams that are about to leave do not wait for a chunk first, unless it is an urgent one.
+    if (!scheduler || (scheduler.balance() && !scheduler.hasUrgentPrompt)) return;
+    if (scheduler.isPrefilling) this.#steps.flush();
     const { stats } = this.#out;
     const started = performance.now();
-    stats.prefillTokens = scheduler.prefill(this.#model);
-    stats.prefillMs = performance.now() - started;
+    stats.prefillTokens += scheduler.prefill(this.#model);
+    stats.prefillMs += performance.now() - started;
     if (!scheduler.hasPrefilled) return;
     // Before the sequence can be on its way to another worker, which would post its second token.
     this.#post();
@@ -108,12 +137,12 @@ export class Engine {
   #decode(): void {
     const { stats } = this.#out;
     const started = performance.now();
-    // A run of guesses takes longer than a step, and a prompt would wait for it or for the cores it takes.
-    const maySpeculate = this.#solo?.isAlone ?? this.#scheduler?.isPrefilling !== true;
-    const speculator = maySpeculate ? this.#speculator : null;
-    const postPart = (): void => this.#steps.post(this.#out.takePart(), false);
+    // A run of guesses takes longer than a step, and a prompt would wait for it.
+    const speculator = this.#scheduler?.isPrefilling === true ? null : this.#speculator;
+    const postPart = (): void => this.#steps.post(this.#out.takePart(), Haste.now);
     stats.batchSize = this.#range.decode(this.#model, this.#out, speculator, postPart);
     stats.stepMs = performance.now() - started;
+    if (stats.batchSize === 1 && speculator) this.#solo?.advanced(1 + stats.acceptedTokens);
     this.#post();
   }
 
@@ -128,7 +157,9 @@ export class Engine {
 
   // The lead may find other workers' cores idle, and they may find its own: each says whether it computes.
   #setBusy(isBusy: boolean): void {
-    Atomics.store(this.#busy, this.#init.index, isBusy ? this.#init.threads : 0);
+    const { index, threads, layout } = this.#init;
+    const taken = this.#solo?.isAlone(this.#range.size) === true ? threads * layout.numWorkers : threads;
+    Atomics.store(this.#busy, index, isBusy ? taken : 0);
   }
 
   /** The lead's view of all workers; null in a decode worker. */
@@ -153,10 +184,13 @@ export class Engine {
 
   // --- messages in
 
+  get #hasMail(): boolean {
+    return Atomics.load(this.#ctl, Ctl.mail) !== this.#seenMail;
+  }
+
   #drain(): void {
-    const mail = Atomics.load(this.#ctl, Ctl.mail);
-    if (mail === this.#seenMail) return;
-    this.#seenMail = mail;
+    if (!this.#hasMail) return;
+    this.#seenMail = Atomics.load(this.#ctl, Ctl.mail);
     for (let item; (item = receiveMessageOnPort(this.#init.port));) this.#receive(item.message as ToWorker);
     this.#scheduler?.receive();
     for (let message; (message = this.#lead?.receive());) this.#obey(message);
@@ -254,6 +288,8 @@ export class Engine {
   }
 
   #onLeft(sequence: Sequence, kind: LeaveKind): void {
+    // From here it may go on in another worker.
+    this.#steps.flush();
     if (this.#scheduler) this.#scheduler.left(sequence, kind);
     else this.#lead!.send({ op: 'left', sequence: sequence.state(), kind });
   }
@@ -263,8 +299,8 @@ export class Engine {
   #post(): void {
     const { stats } = this.#out;
     if (this.#out.isEmpty && stats.batchSize === 0 && stats.prefillTokens === 0) return;
-    const { isUrgent } = this.#out;
-    this.#steps.post(this.#out.take(), isUrgent);
+    const { haste } = this.#out;
+    this.#steps.post(this.#out.take(), haste);
   }
 
   #postGauges(): void {

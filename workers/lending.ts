@@ -10,7 +10,7 @@ import type { Claim } from './shares.ts';
 /** Pause between two recalls, so that streams do not wander with every short prompt. */
 export const RECALL_PAUSE_MS = 30;
 
-/** Streams that were split among workers are gathered when there are so many fewer than one worker could take. */
+/** Streams that were split among workers are gathered when there are so many fewer than one worker should be left. */
 const SPLIT_SLACK = 2;
 
 interface DecodeWorker {
@@ -111,9 +111,12 @@ export class Lending {
 
   /** Lets own streams go, as many as the others have room for. True when some are about to leave. */
   releaseAll(): boolean {
-    const own = this.#range.size;
-    const space = this.#ready().reduce((sum, { lent }) => sum + Math.max(0, this.#range.numRows - lent.size), 0);
-    return own > 0 && space > 0 && this.#range.release(Math.min(own, space)) > 0;
+    return this.#release(this.#range.size);
+  }
+
+  /** As `releaseAll`, for those that find no row here. */
+  releaseExcess(): void {
+    this.#release(this.#range.size - this.#range.numRows);
   }
 
   /** Sends few streams to the solo worker; of many, fetches back what others hold above their part. */
@@ -141,7 +144,13 @@ export class Lending {
     if (worker?.isKnown !== true || this.numRunning + added > rows) return null;
     // Those that were split stay so until they are clearly fewer, and do not wander to and fro.
     const isGathered = worker.lent.size === this.numRunning;
-    return isGathered || this.numRunning + added <= rows - SPLIT_SLACK ? worker : null;
+    const slack = Math.min(SPLIT_SLACK, Math.floor(rows / 4));
+    return isGathered || this.numRunning + added <= rows - slack ? worker : null;
+  }
+
+  #release(count: number): boolean {
+    const space = this.#ready().reduce((sum, { lent }) => sum + Math.max(0, this.#range.numRows - lent.size), 0);
+    return count > 0 && space > 0 && this.#range.release(Math.min(count, space)) > 0;
   }
 
   #gather(solo: DecodeWorker): void {

@@ -76,6 +76,8 @@ export interface FakeOptions {
   /** Time of each further token of a verifying run, in steps; at 1 guessing gains nothing. */
   verifyCost: number;
   faults: boolean;
+  /** Its threads die while they open it. */
+  dies?: boolean;
 }
 
 export interface CompileProgress {
@@ -151,6 +153,33 @@ export interface GrammarSpec {
   mustCall: boolean;
   /** More than one call. */
   isParallel: boolean;
+  /** How the check compiled it; absent: whoever needs it compiles it. */
+  image?: GrammarImage;
+}
+
+/** Addresses of images in every wasm heap, in bytes; the vocabulary and the states of sequences are below. */
+export const ImageSpace = { start: 160 << 20, end: 256 << 20, largest: 24 << 20 } as const;
+
+/** A compiled grammar as the memory of one wasm instance, for the same place in others (workers/grammar/instance.ts). */
+export interface GrammarImage {
+  /** Unlike that of any other. */
+  name: string;
+  /** In the wasm heap. */
+  address: number;
+  /** Shared memory. */
+  bytes: Uint8Array;
+  /** Address of the grammar itself. */
+  root: number;
+  /** Of the vocabulary that it is compiled for, as it lies in memory. */
+  digest: string;
+}
+
+/** The part that all wasm instances for one vocabulary have in common, and the address of its compiler. */
+export interface GrammarBase {
+  /** Shared memory. */
+  bytes: Uint8Array;
+  compiler: number;
+  digest: string;
 }
 
 export type TextForm =
@@ -166,15 +195,29 @@ export interface CallForm {
   param: string;
 }
 
-/** What a thread that checks grammars is started with; it is sent a GrammarSpec at a time, and answers that it is ready, or a verdict. */
+/** What a thread that checks grammars is started with. */
 export interface GrammarCheckData {
   /** '' is the fake model's. */
   textDir: string;
   vocabSize: number;
   niceness: number;
+  /** Computing time of a check. */
+  limitMs: number;
+  /** From a thread before it: the text model need not be read. */
+  base: GrammarBase | null;
 }
 
-/** What the check of a grammar says: what to compile, or what is wrong. `isLost`: the thread is not ready for more yet. */
+/** Sent to it, one at a time. */
+export interface GrammarCheck {
+  spec: GrammarSpec;
+  /** Where its image goes. */
+  address: number;
+}
+
+/** Its answers: that it can work, or a verdict. `task`: its number in the system, '' where there is none. */
+export type GrammarCheckAnswer = { ready: { task: string; base: GrammarBase } } | GrammarVerdict;
+
+/** What the check says: the grammar with its image, or what is wrong. `isLost`: the thread is not ready for more yet. */
 export type GrammarVerdict =
   | { spec: GrammarSpec }
   | { code: ErrorCode; message: string; param?: string; isLost: boolean };
@@ -212,7 +255,7 @@ export interface EngineRequest {
 /** A choice beside the one that its request names: a request of its own to everyone but the encoder. */
 export type OtherChoice = Pick<EngineRequest, 'id' | 'flag' | 'choice'>;
 
-/** Kinds of engine events. An event is four consecutive entries of StepOutput.events: kind, id, a, b. */
+/** Kinds of engine events. An event is four consecutive entries of Step.events: kind, id, a, b. */
 export const Ev = {
   /** a = prompt tokens, b = '' : the prompt is encoded and waits for a slot. */
   Encoded: 0,
@@ -232,14 +275,14 @@ export const Ev = {
   ToolEnd: 7,
   /** a = index in endReasons, b = '' or "code: message" of a ServiceError. The last event of an id. */
   End: 8,
-  /** a = index in StepOutput.logprobs: tokens of the text in the id's next Token or Text, or of earlier text. */
+  /** a = index in Step.logprobs: tokens of the text in the id's next Token or Text, or of earlier text. */
   Logprobs: 9,
 } as const;
 
 export const endReasons = ['stop', 'length', 'tool_calls', 'cancelled', 'error'] as const;
 export type EndReason = (typeof endReasons)[number];
 
-/** The one message a worker posts per step. */
+/** What a worker posts: its newest step, after those before it that could wait. */
 export interface StepOutput {
   op: 'step';
   /**
@@ -247,6 +290,12 @@ export interface StepOutput {
    * workers and each has a port of its own, so without it a second token could overtake the first.
    */
   order: number;
+  /** In their order, at least one. */
+  steps: Step[];
+}
+
+/** What came of one step of a worker, or of a part of one. */
+export interface Step {
   /** Flat: kind, id, a, b, kind, id, a, b, … */
   events: (number | string)[];
   /** What Logprobs events refer to; absent without any. */
@@ -255,6 +304,13 @@ export interface StepOutput {
   sampledAtMs: number;
   stats: StepStats;
 }
+
+/**
+ * How soon a step has to be with the main thread: it may be collected with later ones, it may not, or its worker even
+ * waits until it was delivered.
+ */
+export const Haste = { later: 0, now: 1, urgent: 2 } as const;
+export type Haste = (typeof Haste)[keyof typeof Haste];
 
 export interface StepStats {
   /** Rows of the decode step, 0 when there was none. */
@@ -302,7 +358,35 @@ export interface EngineShared {
   soloRows: SharedArrayBuffer;
   /** One Int32 for the whole process: held while a session is created, since its settings pass through the environment. */
   loadLock?: SharedArrayBuffer;
+  /** Absent: `SlotLayout.budgetTokens` is this model's own. */
+  kvLease?: KvLeaseShared;
 }
+
+/** A model's part of the KV memory that all models share. */
+export interface KvLeaseShared {
+  /** Int32 by `Lease`. */
+  lease: SharedArrayBuffer;
+  /** BigInt64 by `Pot`; the same for all models. */
+  pot: SharedArrayBuffer;
+}
+
+/** Indices in `KvLeaseShared.lease`. */
+export const Lease = {
+  /** Tokens the model may hold; its workers raise it. */
+  granted: 0,
+  /** Tokens up to which they may; the main thread's. */
+  cap: 1,
+  size: 2,
+} as const;
+
+/** Indices in `KvLeaseShared.pot`. */
+export const Pot = {
+  /** Bytes that no model has. */
+  freeBytes: 0,
+  /** Counts the times that a model wanted more and did not get it. */
+  refusals: 1,
+  size: 2,
+} as const;
 
 /** What the main thread asks of a request, seen by whichever worker holds it at its next step. */
 export const Flag = { run: 0, cancel: 1, park: 2 } as const;
@@ -338,7 +422,7 @@ export interface SlotLayout {
   numWorkers: number;
   numSlots: number;
   maxLen: number;
-  /** Sum over slots of tokens ever written × bytes per token stays below this. */
+  /** The sum over slots of tokens ever written stays below this; how far below is up to `EngineShared.kvLease`. */
   budgetTokens: number;
 }
 
@@ -357,6 +441,8 @@ export interface WorkerInit {
   /** Few streams may decode on all cores, in worker SOLO_WORKER. */
   solo: boolean;
   debugOwners: boolean;
+  /** Of the machine, as far as this process may use them. */
+  cores: number;
 }
 
 /** main → worker */
@@ -385,7 +471,7 @@ export type FromWorker =
 export interface KvChoice {
   /** auto: float32 while four full contexts of it fit `memoryBytes`, else int8. */
   type: KvType | 'auto';
-  /** The model's share of KV_MEMORY. */
+  /** What the model may count on of KV_MEMORY. */
   memoryBytes: number;
 }
 
@@ -445,8 +531,9 @@ export type CpuTask =
     }
   | { op: 'models'; action: ModelsAction; hub: HubAccess; cacheDir: string; progress: MessagePort }
   | { op: 'encode'; textDir: string; prompt: PromptInput; maxTokens: number }
-  | { op: 'describeEncoder'; model: string }
-  | { op: 'compileEncoder'; model: string; cacheDir: string }
+  /** `hub` absent: models of the hub cannot be loaded. Either downloads what is not here. */
+  | { op: 'describeEncoder'; model: string; cacheDir: string; hub?: HubAccess }
+  | { op: 'compileEncoder'; model: string; cacheDir: string; hub?: HubAccess }
   | { op: 'tokenize'; encoder: CompiledEncoder; inputs: readonly (string | readonly number[])[] }
   | { op: 'embed'; encoder: CompiledEncoder; inputs: readonly EmbeddingInput[] };
 

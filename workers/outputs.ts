@@ -1,13 +1,14 @@
-// Collects the events of one step; the worker posts them as one StepOutput. Also the AnswerSink through which a
+// Collects the events of one step, and how soon they have to leave; the worker posts them. Also the AnswerSink through which a
 // sequence's text pipeline speaks: `for(id)` aims it at a sequence.
-import { Ev, endReasons } from './messages.ts';
-import type { EndReason, StepOutput, StepStats } from './messages.ts';
+import { Ev, Haste, endReasons } from './messages.ts';
+import type { EndReason, Step, StepStats } from './messages.ts';
 import type { ErrorCode } from '../protocol/errors.ts';
 import type { TokenLogprob } from '../protocol/messages.ts';
 import type { StopCause } from './sequence.ts';
 import type { AnswerSink } from './text/answer-stream.ts';
 
-const noStats = (): StepStats => ({
+/** Of a step that did nothing; a new one each time. */
+export const noStats = (): StepStats => ({
   batchSize: 0,
   stepMs: 0,
   prefillTokens: 0,
@@ -23,7 +24,7 @@ export class Outputs implements AnswerSink {
   #events: (number | string)[] = [];
   #logprobs: TokenLogprob[][] = [];
   #sampledAtMs = 0;
-  #isUrgent = false;
+  #haste: Haste = Haste.later;
   #id = 0;
   #token = -1;
 
@@ -36,22 +37,24 @@ export class Outputs implements AnswerSink {
   }
 
   encoded(id: number, promptTokens: number, droppedMessages: number): void {
+    this.#hurry(Haste.now);
     if (droppedMessages > 0) this.#events.push(Ev.Dropped, id, droppedMessages, '');
     this.#events.push(Ev.Encoded, id, promptTokens, '');
   }
 
   prefill(id: number, cachedTokens: number): void {
+    this.#hurry(Haste.now);
     this.#events.push(Ev.Prefill, id, cachedTokens, '');
   }
 
-  /** Since the last `take` a token was sampled for someone whose text may not wait. */
-  get isUrgent(): boolean {
-    return this.#isUrgent;
+  /** Of all that came since the last `take`. */
+  get haste(): Haste {
+    return this.#haste;
   }
 
   /** Begins a token of this sequence: text that follows until `endToken` belongs to it. */
-  beginToken(id: number, tokenId: number, isUrgent: boolean): void {
-    this.#isUrgent ||= isUrgent;
+  beginToken(id: number, tokenId: number, haste: Haste): void {
+    this.#hurry(haste);
     this.#id = id;
     this.#token = tokenId;
     this.#sampledAtMs = performance.timeOrigin + performance.now();
@@ -83,6 +86,7 @@ export class Outputs implements AnswerSink {
   }
 
   toolBegin(index: number, name: string): void {
+    this.#hurry(Haste.now);
     this.endToken();
     this.#events.push(Ev.ToolBegin, this.#id, index, name);
   }
@@ -96,6 +100,7 @@ export class Outputs implements AnswerSink {
   }
 
   end(id: number, reason: EndReason, code?: ErrorCode, message = ''): void {
+    this.#hurry(Haste.now);
     this.#events.push(Ev.End, id, endReasons.indexOf(reason), code ? `${code}: ${message}` : '');
   }
 
@@ -106,27 +111,24 @@ export class Outputs implements AnswerSink {
     else this.end(id, cause);
   }
 
-  /** What there is so far, as a message before the step's own, which will carry the statistics. */
-  takePart(): Omit<StepOutput, 'order'> {
-    const output = { op: 'step' as const, events: this.#events, sampledAtMs: this.#sampledAtMs, stats: noStats() };
+  /** What there is so far, to be posted before the rest of the step, which will carry the statistics. */
+  takePart(): Step {
+    const step: Step = { events: this.#events, sampledAtMs: this.#sampledAtMs, stats: noStats() };
+    if (this.#logprobs.length > 0) step.logprobs = this.#logprobs;
     this.#events = [];
-    return output;
+    this.#logprobs = [];
+    return step;
   }
 
-  /** The step's message; the collector is empty afterwards. */
-  take(): Omit<StepOutput, 'order'> {
-    const { stats } = this;
-    const output: Omit<StepOutput, 'order'> = {
-      op: 'step',
-      events: this.#events,
-      sampledAtMs: this.#sampledAtMs,
-      stats,
-    };
-    if (this.#logprobs.length > 0) output.logprobs = this.#logprobs;
-    this.#events = [];
-    this.#isUrgent = false;
-    this.#logprobs = [];
+  /** The step, or what is left of it; the collector is empty afterwards. */
+  take(): Step {
+    const step = { ...this.takePart(), stats: this.stats };
+    this.#haste = Haste.later;
     this.stats = noStats();
-    return output;
+    return step;
+  }
+
+  #hurry(haste: Haste): void {
+    if (haste > this.#haste) this.#haste = haste;
   }
 }

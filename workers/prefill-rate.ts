@@ -22,12 +22,24 @@ export class PrefillRate {
 
   /** A chunk of `numTokens` after `past` ones took `ms`. */
   add(numTokens: number, past: number, ms: number): void {
-    if (past < FAR_PAST) {
-      if (numTokens >= MIN_NEAR_CHUNK) push(this.#near, ms / numTokens, NEAR_WINDOW);
+    const whole = ms / numTokens;
+    if (past >= FAR_PAST) {
+      const attention = Math.max(0, ms - numTokens * this.#perToken);
+      push(this.#far, attention / (past * (numTokens + READING_TOKENS)), FAR_WINDOW);
+      // All of it together took less than the rest alone should: a slow start must not keep chunks short for good.
+      if (whole < this.#perToken) push(this.#near, whole, NEAR_WINDOW);
       return;
     }
-    const attention = Math.max(0, ms - numTokens * this.#perToken);
-    push(this.#far, attention / (past * (numTokens + READING_TOKENS)), FAR_WINDOW);
+    const perToken = Math.max(whole / 4, this.#withoutAttention(numTokens, past, ms));
+    // A short one mostly measures the fixed cost of a run; one that was fast all the same proves the rate too low.
+    if (numTokens >= MIN_NEAR_CHUNK || perToken < this.#perToken) push(this.#near, perToken, NEAR_WINDOW);
+  }
+
+  /** Milliseconds per token of a chunk, less what attention to its past is expected to take. */
+  #withoutAttention(numTokens: number, past: number, ms: number): number {
+    const pairs = past * (numTokens + READING_TOKENS);
+    if (this.#far.length === 0) return ms / (numTokens + pairs / FIRST_EVEN_PAST);
+    return (ms - this.#perPast * pairs) / numTokens;
   }
 
   /** Expected milliseconds for the tokens [from, to) of a prompt, in long chunks. */

@@ -13,7 +13,7 @@ import type { Claimant, Shares } from './shares.ts';
 /** A chunk may take this long when streams decode in the same worker, and this long when none does. */
 const SHARED_CHUNK_MS = 24;
 const ALONE_CHUNK_MS = 28;
-/** Others than urgent ones compute so much at once while an urgent prompt may come at any time. */
+/** The less urgent compute so much at once while an urgent prompt may come at any time. */
 const BRIEF_CHUNK_MS = 12;
 /**
  * Where even a short chunk takes longer: shorter ones read the weights, and far into a long prompt the past, again and
@@ -74,6 +74,11 @@ export class Prefill {
     return this.#entries.length;
   }
 
+  /** One of them is urgent, or somebody urgent waits for it. */
+  get hasUrgent(): boolean {
+    return this.#entries.some(({ meta }) => isUrgent(meta));
+  }
+
   get sequences(): Sequence[] {
     return this.#entries.map((entry) => entry.sequence);
   }
@@ -129,8 +134,11 @@ export class Prefill {
     return lane.length === 1 && lane[0] === sequence;
   }
 
-  /** Computes the next chunk; with streams nowhere, on all cores. `expectsUrgent`: urgent prompts have come of late. */
-  step(model: Model, decoding: Decoding, expectsUrgent: boolean): ChunkResult | null {
+  /**
+   * Computes the next chunk; with streams nowhere, on all cores. Prompts of more urgent classes than its own may come at
+   * any time down to `expectedRank`: it is brief then.
+   */
+  step(model: Model, decoding: Decoding, expectedRank: number): ChunkResult | null {
     const entry = this.#next();
     if (!entry) return null;
     const { sequence } = entry;
@@ -140,7 +148,7 @@ export class Prefill {
       this.remove(sequence);
       return { ...nothing, isForked: true };
     }
-    const isBrief = expectsUrgent && !isUrgent(entry.meta);
+    const isBrief = classRank[entry.meta.class] > expectedRank;
     const numTokens = this.#chunkLength(entry, decoding, isBrief);
     const isLast = entry.done + numTokens === sequence.ids.length;
     this.#kv.assertOwned(sequence.home);
@@ -181,8 +189,11 @@ export class Prefill {
     if (this.#entries.length < 2) return this.#entries[0];
     const lane = this.#shares.next(this.#entries);
     if (++this.#chunks % OLDEST_EVERY === 0) return lane[0];
-    const remaining = (entry: Entry): number => (entry.wantedLength ?? entry.sequence.ids.length) - entry.done;
-    return lane.reduce((best, entry) => (remaining(entry) < remaining(best) ? entry : best));
+    // Of about the same length the oldest, else those that came together would overtake each other.
+    const size = ({ sequence, wantedLength, done }: Entry): number => {
+      return Math.ceil(Math.log2((wantedLength ?? sequence.ids.length) - done));
+    };
+    return lane.reduce((best, entry) => (size(entry) < size(best) ? entry : best));
   }
 
   #rateOf(decoding: Decoding): PrefillRate {
@@ -194,7 +205,9 @@ export class Prefill {
     const isShared = decoding === 'here';
     const ms = isBrief ? BRIEF_CHUNK_MS : isShared ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
     const fits = Math.min(MAX_CHUNK, this.#rateOf(decoding).tokensWithin(ms, entry.done));
-    const length = Math.min(remaining, Math.max(isShared || isBrief ? MIN_SHARED_CHUNK : MIN_ALONE_CHUNK, fits));
+    const most = Math.max(isShared || isBrief ? MIN_SHARED_CHUNK : MIN_ALONE_CHUNK, fits);
+    // A short rest costs a run of its own: of two chunks both have half.
+    const length = remaining <= most ? remaining : remaining < 2 * most ? Math.ceil(remaining / 2) : most;
     // Never leave a single token: a chunk of one takes another kernel path and rounds differently.
     return remaining - length === 1 ? length - 1 : length;
   }

@@ -46,6 +46,11 @@ export class WaitingQueue<T extends Claimant> {
     this.#passed.set(key, (this.#passed.get(key) ?? 0) + 1);
   }
 
+  /** In this round nobody of these classes is served any more. */
+  passAll(isMeant: (item: T) => boolean): void {
+    for (const [key, lane] of this.#lanes) if (isMeant(lane[0]!)) this.#passed.set(key, lane.length);
+  }
+
   /** Another one, of the same tenant and class, stands in its place. */
   replace(item: T, heir: T): void {
     const lane = this.#lanes.get(laneOf(item))!;

@@ -1,6 +1,6 @@
 // The seats of the rows that decode: who holds one, what was generated there so far, and, when all are taken and
 // somebody waits, whose turn it is to give one up. Kept by the scheduler; the decode ranges know nothing of it.
-import { classRank, GENERATED_TOKEN_COST, isUrgent } from './shares.ts';
+import { classRank, GENERATED_TOKEN_COST } from './shares.ts';
 import type { Claim, Shares } from './shares.ts';
 
 /** A sequence that was admitted. */
@@ -57,10 +57,11 @@ export class Seats {
     this.#seats.delete(id);
   }
 
-  /** Somebody reads one of them as it is spoken or typed. */
-  get hasUrgent(): boolean {
-    for (const { claim } of this.#seats.values()) if (isUrgent(claim)) return true;
-    return false;
+  /** Rank of the most urgent class that holds one; Infinity without any. */
+  get firstRank(): number {
+    let first = Infinity;
+    for (const { claim } of this.#seats.values()) first = Math.min(first, classRank[claim.class]);
+    return first;
   }
 
   /** Charges everybody for what was generated since the last call. */

@@ -4,6 +4,7 @@ import { ServiceError } from '../protocol/errors.ts';
 import { isUrgent } from '../protocol/messages.ts';
 import type { TokenAlternative, TokenLogprob } from '../protocol/messages.ts';
 import type { Grammars } from './grammar/grammars.ts';
+import { Haste } from './messages.ts';
 import type { EngineRequest, GrammarSpec } from './messages.ts';
 import type { Outputs } from './outputs.ts';
 import { likeliest, logSumExp } from './sampling/logprobs.ts';
@@ -119,7 +120,9 @@ export class Sequence {
     const token = this.#sampler.sample(logits, offset, top, mask);
     this.ids.push(token);
     if (this.home >= 0) Atomics.store(this.#generated, this.home, this.numGenerated);
-    out.beginToken(this.id, token, this.#isUrgent);
+    // The first one is waited for.
+    const haste = this.#isUrgent ? Haste.urgent : this.numGenerated === 1 ? Haste.now : Haste.later;
+    out.beginToken(this.id, token, haste);
     // A grammar allows the end where nothing may follow it.
     if (this.#eos.has(token) && (!this.meta.sampling.ignoreEos || this.#grammar !== null)) return this.#complete(out);
     const logprob = this.meta.logprobs === null ? undefined : this.#logprobOf(token, logits, offset);

@@ -4,83 +4,212 @@
 
 /** More rows are better split among the workers whatever is measured. */
 export const MAX_SOLO_ROWS = 8;
-/** Steps of each kind that are measured before the two are compared. */
-const MIN_STEPS = 16;
-/** Steps after a change of kind that are not measured: caches are cold, and the kernel still moves threads about. */
-const SETTLE_STEPS = 16;
-/** Weight of the latest step in the mean: a collapse in every tenth step must show, one alone must not. */
-const FADE = 0.08;
-/** A step counts as no more than so many of the other kind: one long pause of the machine must not decide for seconds. */
-const MAX_STEP = 3;
-/** After so many steps of one kind the other is tried, for so many; the pause doubles while nothing changes by it. */
+/** Runs of each way that are measured before the two are compared. */
+const MIN_RUNS = 16;
+/**
+ * Runs of so many ms after a change of way are not measured: the kernel moves threads about, and gives a process that
+ * begins to use a core its share of it only by and by (it averages load over tens of milliseconds).
+ */
+const SETTLE_MS = 150;
+/** Weight of the latest run in the mean: a collapse in every tenth run must show, one alone must not. */
+const FADE = 0.04;
+/** A run counts as no more than so many of the other way: one long pause of the machine must not decide for seconds. */
+const MAX_RUN = 3;
+/** A trial whose runs take this much longer ends early, at the earliest after so many. */
+const LOST = 2.5;
+const MIN_LOST_RUNS = 12;
+/** After so many runs of one way the other is tried, for so many; the pause doubles while nothing changes by it. */
 const MIN_PAUSE = 256;
-const MAX_PAUSE = 2048;
-const TRIAL_STEPS = SETTLE_STEPS + 48;
-/** To begin with all cores a step must cost less than so much of the other kind: changing has its price. */
+const MAX_PAUSE = 4096;
+/** A collapse shows while all cores are used; only a slow drift needs trials of the other way. */
+const MAX_PAUSE_ALONE = 16_384;
+const TRIAL_RUNS = 48;
+/** To begin with all cores a run must cost less than so much of the other way: changing has its price. */
 const MIN_GAIN = 0.92;
 /** Cost of a step apart from its rows, in rows: what splitting rows among workers cannot share out. */
 const FIXED_COST_ROWS = 2.3;
+/** Weight of the latest run in the mean number of tokens a guessing run advances by. */
+const GUESS_FADE = 0.01;
 
-/** Mean times in ms of steps with one number of rows. */
+/** Mean times in ms of runs of one kind. */
 interface Cost {
   own: number;
-  ownSteps: number;
+  ownRuns: number;
   alone: number;
-  aloneSteps: number;
+  aloneRuns: number;
+  /** Of the latest runs, fading: what this kind counts among the others of its rows. */
+  weight: number;
+}
+
+/** What is known about steps with one number of rows. */
+interface Rows {
+  /** By tokens of each row that are computed in one run. */
+  costs: Map<number, Cost>;
+  isAlone: boolean;
+  /** Runs left to measure of a trial of the other way. */
+  trial: number;
+  /** The trial's runs so far, and their time in that of the usual way. */
+  tried: number;
+  triedTime: number;
+  sinceTrial: number;
+  pause: number;
 }
 
 export class SoloPolicy {
   readonly #numWorkers: number;
-  readonly #costs: Cost[];
+  readonly #rows: Rows[];
   #wasAlone = false;
-  /** Steps of the present kind since it began. */
-  #run = 0;
-  #sinceTrial = 0;
-  #pause = MIN_PAUSE;
-  /** The verdict before the trial under way. */
-  #isBetterBefore = true;
+  /** Time of runs since the present way began. */
+  #sinceChangeMs = 0;
+  /** Mean tokens that a run of one row advances by. */
+  #tokensPerRun = 1;
 
   constructor(numWorkers: number) {
     this.#numWorkers = numWorkers;
-    this.#costs = Array.from({ length: MAX_SOLO_ROWS + 1 }, () => ({ own: 0, ownSteps: 0, alone: 0, aloneSteps: 0 }));
+    this.#rows = Array.from({ length: MAX_SOLO_ROWS }, () => ({
+      costs: new Map<number, Cost>(),
+      isAlone: true,
+      trial: 0,
+      tried: 0,
+      triedTime: 0,
+      sinceTrial: 0,
+      pause: MIN_PAUSE,
+    }));
   }
 
-  /** True: run this step of `rows` rows on all cores. Report its time with `observe`. */
+  /** True: the next run of `rows` rows had better take all cores. Report it with `observe`. */
   choose(rows: number): boolean {
-    const cost = this.#costs[rows];
-    if (cost === undefined) return false;
-    if (cost.ownSteps < MIN_STEPS) return false;
-    if (cost.aloneSteps < MIN_STEPS) return true;
-    const isBetter = this.isBetter(rows);
-    const step = this.#sinceTrial++ - this.#pause;
-    if (step <= 0) this.#isBetterBefore = isBetter;
-    if (step < 0) return isBetter;
-    if (step < TRIAL_STEPS) return !this.#isBetterBefore;
-    this.#sinceTrial = 0;
-    this.#pause = isBetter === this.#isBetterBefore ? Math.min(MAX_PAUSE, 2 * this.#pause) : MIN_PAUSE;
-    return isBetter;
+    const known = this.#rows[rows - 1];
+    if (known === undefined) return false;
+    const total = totalOf(known);
+    if (total.ownRuns < MIN_RUNS && this.#splitMs(rows) === null) return false;
+    if (total.aloneRuns < MIN_RUNS) return true;
+    return known.isAlone !== known.trial > 0;
   }
 
-  /** Rows decode faster alone than they would split among all workers. True until it was measured. */
-  isBetter(rows: number): boolean {
-    const cost = this.#costs[rows];
-    if (cost === undefined) return false;
-    if (cost.ownSteps < MIN_STEPS || cost.aloneSteps < MIN_STEPS) return true;
-    const split = (FIXED_COST_ROWS + Math.ceil(rows / this.#numWorkers)) / (FIXED_COST_ROWS + rows);
-    return cost.alone < cost.own * split * (this.#wasAlone ? 1 : MIN_GAIN);
+  /** Up to so many rows decode faster alone than they would split among all workers, as far as was measured. */
+  get soloRows(): number {
+    const limit = this.#rows.findIndex((rows) => !rows.isAlone);
+    return limit < 0 ? MAX_SOLO_ROWS : limit;
   }
 
-  observe(rows: number, wasAlone: boolean, ms: number): void {
-    const cost = this.#costs[rows];
-    if (cost === undefined) return;
-    if (wasAlone !== this.#wasAlone) this.#run = 0;
+  /** Forgets what all cores cost this many rows, so that it is found out again. */
+  retry(rows: number): void {
+    const known = this.#rows[rows - 1];
+    if (known === undefined) return;
+    known.isAlone = true;
+    for (const cost of known.costs.values()) cost.aloneRuns = 0;
+  }
+
+  /** A run of one row advanced by so many tokens, in whatever company. */
+  advanced(tokens: number): void {
+    this.#tokensPerRun += (tokens - this.#tokensPerRun) * GUESS_FADE;
+  }
+
+  /** `tokens`: computed for each row in that run; more than one when guesses were checked. */
+  observe(rows: number, tokens: number, wasAlone: boolean, ms: number): void {
+    const known = this.#rows[rows - 1];
+    if (known === undefined) return;
+    if (wasAlone !== this.#wasAlone) this.#sinceChangeMs = 0;
     this.#wasAlone = wasAlone;
-    if (this.#run++ < SETTLE_STEPS) return;
-    if (wasAlone) {
-      cost.alone += (Math.min(ms, MAX_STEP * cost.own) - cost.alone) * Math.max(FADE, 1 / ++cost.aloneSteps);
-    } else {
-      const most = cost.aloneSteps > 0 ? MAX_STEP * cost.alone : Infinity;
-      cost.own += (Math.min(ms, most) - cost.own) * Math.max(FADE, 1 / ++cost.ownSteps);
+    const isSettled = this.#sinceChangeMs >= SETTLE_MS;
+    this.#sinceChangeMs += ms;
+    let cost = known.costs.get(tokens);
+    if (cost === undefined) known.costs.set(tokens, (cost = { own: 0, ownRuns: 0, alone: 0, aloneRuns: 0, weight: 0 }));
+    for (const each of known.costs.values()) each.weight *= 1 - FADE;
+    cost.weight += FADE;
+    if (isSettled) measure(cost, wasAlone, ms);
+    if (known.trial > 0 && wasAlone !== known.isAlone) this.#tried(known, cost, ms, isSettled);
+    else if (wasAlone === known.isAlone) this.#ran(known);
+  }
+
+  /** One run of a trial of the other way. */
+  #tried(known: Rows, cost: Cost, ms: number, isSettled: boolean): void {
+    const usual = known.isAlone ? cost.alone : cost.own;
+    known.tried++;
+    known.triedTime += usual > 0 ? Math.min(ms / usual, MAX_RUN) : 1;
+    const isLost = known.tried >= MIN_LOST_RUNS && known.triedTime > LOST * known.tried;
+    if (isSettled) known.trial--;
+    if (known.trial > 0 && !isLost) return;
+    known.trial = 0;
+    const isAlone = isLost ? known.isAlone : this.#compare(known);
+    const limit = isAlone ? MAX_PAUSE_ALONE : MAX_PAUSE;
+    known.pause = isAlone === known.isAlone ? Math.min(limit, 2 * known.pause) : MIN_PAUSE;
+    known.isAlone = isAlone;
+    known.sinceTrial = 0;
+  }
+
+  /** One run of the way that was found better. */
+  #ran(known: Rows): void {
+    // What all cores cost is known only while they are used, so they are given up at any time and taken after a trial.
+    if (known.isAlone && !this.#compare(known)) {
+      known.isAlone = false;
+      known.pause = MIN_PAUSE;
+      known.sinceTrial = 0;
+    } else if (++known.sinceTrial >= known.pause && this.#splitMs(this.#rows.indexOf(known) + 1) === null) {
+      known.trial = TRIAL_RUNS;
+      known.tried = known.triedTime = 0;
     }
   }
+
+  #compare(known: Rows): boolean {
+    const rows = this.#rows.indexOf(known) + 1;
+    const { own, alone, ownRuns, aloneRuns } = totalOf(known);
+    const gain = known.isAlone ? 1 : MIN_GAIN;
+    const splitMs = this.#splitMs(rows);
+    if (splitMs !== null && aloneRuns >= MIN_RUNS) return known.costs.get(1)!.alone < splitMs * gain;
+    if (ownRuns < MIN_RUNS || aloneRuns < MIN_RUNS || own === 0) return known.isAlone;
+    const split = (FIXED_COST_ROWS + Math.ceil(rows / this.#numWorkers)) / (FIXED_COST_ROWS + rows);
+    return alone < own * split * gain;
+  }
+
+  /**
+   * What a step of several rows costs split among the workers, from what one row costs in one: nobody has to decode them
+   * in one worker's time to find out. Null for one row, and until one row was measured.
+   */
+  #splitMs(rows: number): number | null {
+    const one = this.#rows[0]!.costs.get(1);
+    if (rows < 2 || one === undefined || one.ownRuns < MIN_RUNS) return null;
+    // Who is alone in a worker has its tokens guessed there too; two rows in one worker have not.
+    const guesses = rows <= this.#numWorkers ? this.#guessGain : 1;
+    const share = (FIXED_COST_ROWS + Math.ceil(rows / this.#numWorkers)) / (FIXED_COST_ROWS + 1);
+    return (one.own * share) / guesses;
+  }
+
+  /** Tokens of one row per time with guesses, to those without, in one worker; 1 until it was measured. */
+  get #guessGain(): number {
+    const { costs } = this.#rows[0]!;
+    const plain = costs.get(1)?.own ?? 0;
+    let time = 0;
+    let weights = 0;
+    for (const { own, ownRuns, weight } of costs.values()) {
+      if (ownRuns === 0) continue;
+      time += own * weight;
+      weights += weight;
+    }
+    return plain > 0 && weights > 0 ? Math.max(1, (this.#tokensPerRun * plain * weights) / time) : 1;
+  }
+}
+
+function measure(cost: Cost, wasAlone: boolean, ms: number): void {
+  if (wasAlone) {
+    const most = cost.ownRuns > 0 ? MAX_RUN * cost.own : Infinity;
+    cost.alone += (Math.min(ms, most) - cost.alone) * Math.max(FADE, 1 / ++cost.aloneRuns);
+  } else {
+    const most = cost.aloneRuns > 0 ? MAX_RUN * cost.alone : Infinity;
+    cost.own += (Math.min(ms, most) - cost.own) * Math.max(FADE, 1 / ++cost.ownRuns);
+  }
+}
+
+/** Both ways compared by the kinds of runs that both have done, as often as each comes; runs are those of all kinds. */
+function totalOf({ costs }: Rows): Omit<Cost, 'weight'> {
+  const total = { own: 0, ownRuns: 0, alone: 0, aloneRuns: 0 };
+  for (const { own, ownRuns, alone, aloneRuns, weight } of costs.values()) {
+    total.ownRuns += ownRuns;
+    total.aloneRuns += aloneRuns;
+    if (ownRuns === 0 || aloneRuns === 0) continue;
+    total.own += own * weight;
+    total.alone += alone * weight;
+  }
+  return total;
 }

@@ -26,8 +26,10 @@ const RETIME_AFTER = 64;
 
 export class SpeculationPolicy {
   readonly #sizes: readonly number[];
-  /** Latest times in ms by number of tokens; 1 is the plain step. */
-  readonly #times = new Map<number, number[]>();
+  /** Latest times in ms by number of tokens; 1 is the plain step. Those of runs on all cores are kept apart. */
+  readonly #ownTimes = new Map<number, number[]>();
+  readonly #aloneTimes = new Map<number, number[]>();
+  #times = this.#ownTimes;
   readonly #right = CLASS_STARTS.map(() => 0);
   readonly #seen = CLASS_STARTS.map(() => 0);
   #match = 0;
@@ -39,7 +41,12 @@ export class SpeculationPolicy {
   /** `sizes`: tokens a verifying run can take, ascending, at least 2. */
   constructor(sizes: readonly number[]) {
     this.#sizes = sizes;
-    for (const size of [1, ...sizes]) this.#times.set(size, []);
+    for (const times of [this.#ownTimes, this.#aloneTimes]) for (const size of [1, ...sizes]) times.set(size, []);
+  }
+
+  /** What follows concerns runs on all cores, or those of one worker. */
+  setAlone(isAlone: boolean): void {
+    this.#times = isAlone ? this.#aloneTimes : this.#ownTimes;
   }
 
   /** Another sequence: what was learnt counts less, and times of another context length are forgotten. */
@@ -49,7 +56,9 @@ export class SpeculationPolicy {
       this.#right[i]! *= keep;
       this.#seen[i]! *= keep;
     }
-    for (const times of this.#times.values()) times.splice(0, times.length - MIN_TIMES + 1);
+    for (const all of [this.#ownTimes, this.#aloneTimes]) {
+      for (const times of all.values()) times.splice(0, times.length - MIN_TIMES + 1);
+    }
     this.#declined = 0;
     this.#retry = MIN_RETRY;
   }

@@ -33,6 +33,7 @@ export class Speculator {
    */
   step(slot: number, sequence: Sequence, room: number, out: Outputs): StopCause {
     if (this.#sequence !== sequence) this.#follow(sequence);
+    this.#policy.setAlone(this.#model.isAlone?.(1) === true);
     const started = performance.now();
     const { ids, past } = sequence;
     const limit = Math.min(room, sequence.numRemaining);

@@ -1,35 +1,57 @@
 // Posts a worker's steps to the main thread, numbered among those of all workers. Where the engine threads take every
-// core, a step with text for voice or ide is also handed over: its worker waits until the main thread has delivered it.
+// core, the main thread gets one only at their cost: so steps whose text may be collected are posted together every few
+// milliseconds, and a step with text for voice or ide is handed over, its worker waiting until it was delivered.
 // The engine is the only caller; nothing may come between taking a number and posting.
-import { availableParallelism } from 'node:os';
 import type { MessagePort } from 'node:worker_threads';
-import { Order } from './messages.ts';
-import type { EngineShared, FromWorker, StepOutput } from './messages.ts';
+import { Haste, Order } from './messages.ts';
+import type { EngineShared, FromWorker, Step } from './messages.ts';
 
 /** Longest wait for one step to be delivered; a main thread that is busier than that must not stop the engine. */
 const HANDOVER_MS = 1;
+/** A step waits so long for later ones, at most. */
+export const COLLECT_MS = 12;
 
 export class StepPost {
   readonly #port: MessagePort;
   readonly #order: Int32Array;
   readonly #busy: Int32Array;
   readonly #cores: number;
+  /** Not posted yet. */
+  #held: Step[] = [];
+  #heldSinceMs = 0;
 
-  constructor(port: MessagePort, shared: EngineShared, cores = availableParallelism()) {
+  constructor(port: MessagePort, shared: EngineShared, cores: number) {
     this.#port = port;
     this.#order = new Int32Array(shared.order);
     this.#busy = new Int32Array(shared.busy);
     this.#cores = cores;
   }
 
-  /** `isUrgent`: it carries tokens of a class whose text may not be collected. */
-  post(output: Omit<StepOutput, 'order'>, isUrgent: boolean): void {
-    const order = Atomics.add(this.#order, Order.next, 1);
-    this.#port.postMessage({ ...output, order } satisfies FromWorker);
-    if (isUrgent && this.#areCoresTaken) this.#awaitDelivery(order);
+  /** After a step that may wait, call again when the next one is done, or `flush`. */
+  post(step: Step, haste: Haste): void {
+    const now = performance.now();
+    if (this.#held.length === 0) this.#heldSinceMs = now;
+    this.#held.push(step);
+    // The next step will take about as long as this one.
+    const nextMs = now - this.#heldSinceMs + step.stats.stepMs;
+    if (haste === Haste.later && nextMs < COLLECT_MS && this.#areCoresTaken) return;
+    const order = this.#post();
+    if (haste === Haste.urgent && this.#areCoresTaken) this.#awaitDelivery(order);
   }
 
-  /** With a core to spare the main thread runs there, and waiting for it would only cost time. */
+  /** Posts what waits. Call before doing something long, and before a sequence can go on in another worker. */
+  flush(): void {
+    if (this.#held.length > 0) this.#post();
+  }
+
+  #post(): number {
+    const order = Atomics.add(this.#order, Order.next, 1);
+    this.#port.postMessage({ op: 'step', order, steps: this.#held } satisfies FromWorker);
+    this.#held = [];
+    return order;
+  }
+
+  /** With a core to spare the main thread runs there, and waiting would only cost time. */
   get #areCoresTaken(): boolean {
     let threads = 0;
     for (let worker = 0; worker < this.#busy.length; worker++) threads += Atomics.load(this.#busy, worker);

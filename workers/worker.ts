@@ -14,10 +14,11 @@ export default async function run(init: WorkerInit): Promise<void> {
     threads: init.threads,
     // The cores of workers that have nothing to decode.
     threadsAlone: init.threads * init.layout.numWorkers,
+    // Nobody waits for what only makes it faster: that is opened as soon as there is nothing to do.
+    inParts: true,
     role: init.index === 0 ? 'both' : 'decode',
     decodeAlone: init.solo && init.index === SOLO_WORKER,
-    // With a solo worker the lead's own range sees a single stream only in passing.
-    verify: init.speculation && (!init.solo || init.index === Math.min(SOLO_WORKER, init.layout.numWorkers - 1)),
+    verify: init.speculation,
   });
   const engine = new Engine(init, model, text, await Grammars.load(text, model.vocabSize));
   const ctl = new Int32Array(init.ctl);
@@ -27,7 +28,7 @@ export default async function run(init: WorkerInit): Promise<void> {
     Atomics.store(ctl, Ctl.busy, 1);
     const idleMs = engine.step();
     Atomics.store(ctl, Ctl.busy, 0);
-    if (idleMs > 0) Atomics.wait(ctl, Ctl.mail, engine.seenMail, idleMs);
+    if (idleMs > 0 && !engine.openNext()) Atomics.wait(ctl, Ctl.mail, engine.seenMail, idleMs);
   }
   engine.close();
   model.dispose();

@@ -22,6 +22,8 @@ export interface LoadJob {
   class: LatencyClass;
   /** For servers that want it named; SSE only. */
   model?: string;
+  /** Ask for each token's log-probability, with so many alternatives; SSE only. */
+  logprobs?: number;
 }
 
 export interface LoadResult {
@@ -127,6 +129,7 @@ function sseAsk(job: LoadJob, agent: http.Agent): Ask {
   return (_stream, prompt, record, done) => {
     const body = {
       ...(job.model === undefined ? {} : { model: job.model }),
+      ...(job.logprobs === undefined ? {} : { logprobs: true, top_logprobs: job.logprobs }),
       messages: [{ role: 'user', content: prompt }],
       temperature: 0,
       max_tokens: job.maxTokens,

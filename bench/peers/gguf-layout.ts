@@ -73,6 +73,15 @@ export function modelMeta({ architecture, hasWindow }: GgufLayout, spec: ModelSp
     meta.push(['rope.scaling.type', { type: 'string', value: 'linear' }]);
     meta.push(['rope.scaling.factor', f32(rope.scaling.factor)]);
   }
+  if (rope.scaling?.type === 'yarn') {
+    meta.push(['rope.scaling.type', { type: 'string', value: 'yarn' }]);
+    meta.push(['rope.scaling.factor', f32(rope.scaling.factor)]);
+    meta.push(['rope.scaling.original_context_length', u32(rope.scaling.originalPositions)]);
+  }
+  if (rope.scaling?.type === 'longrope') {
+    meta.push(['rope.scaling.attn_factor', f32(rope.scaling.attentionFactor)]);
+    meta.push(['rope.scaling.original_context_length', u32(rope.scaling.originalPositions)]);
+  }
   if (spec.scoreCap !== null) meta.push(['attn_logit_softcapping', f32(spec.scoreCap)]);
   if (spec.logitCap !== null) meta.push(['final_logit_softcapping', f32(spec.logitCap)]);
   return meta.map(([key, value]) => [`${architecture}.${key}`, value]);
@@ -116,9 +125,8 @@ export function planTensors(
   const tensors = [plan('token_embd.weight', EMBEDDING, [spec.vocabSize, hidden], encoding)];
   tensors.push(norm('output_norm.weight', FINAL_NORM));
   if (!spec.tiedEmbeddings) tensors.push(plan('output.weight', HEAD, [spec.vocabSize, hidden], encoding));
-  const factors = frequencyDivisors(spec);
-  if (factors !== null) {
-    tensors.push({ name: 'rope_freqs.weight', dims: [factors.length], encoding: 'f32', read: () => factors });
+  for (const [name, factors] of frequencyDivisors(spec)) {
+    tensors.push({ name, dims: [factors.length], encoding: 'f32', read: () => factors });
   }
   const norms: [string, LayerTensor, number?][] = [
     ['attn_norm', 'input_layernorm'],
@@ -160,13 +168,20 @@ export function planTensors(
   return tensors;
 }
 
-/** By which every frequency is divided under llama3 scaling; null without it. */
-function frequencyDivisors(spec: ModelSpec): Float32Array | null {
+/** Tensors by which every frequency is divided: one under llama3 scaling, two under longrope. */
+function frequencyDivisors(spec: ModelSpec): [name: string, divisors: Float32Array][] {
   const rope = globalRope(spec);
-  if (rope.scaling?.type !== 'llama3') return null;
-  const plainOnes = rotaryFrequencies({ theta: rope.theta, scaling: null }, spec.rotaryDim);
-  const scaled = rotaryFrequencies(rope, spec.rotaryDim);
-  return Float32Array.from(plainOnes, (frequency, i) => frequency / scaled[i]!);
+  if (rope.scaling?.type === 'longrope') {
+    const { long, short } = rope.scaling;
+    return [
+      ['rope_factors_long.weight', Float32Array.from(long)],
+      ['rope_factors_short.weight', Float32Array.from(short)],
+    ];
+  }
+  if (rope.scaling?.type !== 'llama3') return [];
+  const plainOnes = rotaryFrequencies({ theta: rope.theta, scaling: null }, spec.rotaryDim, spec.maxPositions);
+  const scaled = rotaryFrequencies(rope, spec.rotaryDim, spec.maxPositions);
+  return [['rope_freqs.weight', Float32Array.from(plainOnes, (frequency, i) => frequency / scaled[i]!)]];
 }
 
 /**

@@ -7,6 +7,8 @@ const MAX_KEPT = 50;
 
 export class Ledger {
   readonly visits = new Map<string, number>();
+  /** The longest visit of each kind, milliseconds. */
+  readonly longest = new Map<string, number>();
   /** How responses ended: finish reasons and error codes. */
   readonly ends = new Map<string, number>();
   /** What should never happen. */
@@ -14,6 +16,11 @@ export class Ledger {
 
   visit(kind: string): void {
     count(this.visits, kind);
+  }
+
+  /** A visit, or a part of one worth telling apart, took so long. */
+  took(kind: string, ms: number): void {
+    this.longest.set(kind, Math.max(ms, this.longest.get(kind) ?? 0));
   }
 
   end(reason: string): void {

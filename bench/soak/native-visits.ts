@@ -5,12 +5,15 @@ import { WebSocket } from 'ws';
 import type { ClientCreateOptions, ResponseStream, ToolDefinition } from '../../clients/index.ts';
 import { Limits, SUBPROTOCOL } from '../../protocol/constants.ts';
 import { NativeLink } from '../load/native-link.ts';
+import { StateWatch } from './state-watch.ts';
 import type { Visit, Visitor } from './visit.ts';
 
 /** More than a reader's credit and the backlog behind it: one that stops is set aside. */
 const PARKING_TOKENS = Limits.creditEvents + Limits.parkBacklogEvents + 200;
 /** A busy machine takes its time to make that many. */
 const PARKED_MS = 30_000;
+/** Whoever reads on waits no longer for a place, even on a crowded machine: there are more places than visitors. */
+const GO_ON_MS = 60_000;
 const LONG_WORDS = 500;
 const CLOSED_MS = 15_000;
 
@@ -111,14 +114,24 @@ export const nativeVisits: Readonly<Record<string, Visit>> = {
     const sampling = { ...endless, maxTokens: PARKING_TOKENS };
     const response = ask(visitor, visitor.words(20), 1, { sampling, states: true });
     const stopAt = visitor.pick(100);
-    let hasStopped = false;
+    let readOnMs: number | null = null;
+    const watch = new StateWatch(response);
     for await (const _text of response) {
-      if (hasStopped || response.numEvents < stopAt) continue;
-      hasStopped = true;
+      if (readOnMs !== null || response.numEvents < stopAt) continue;
       await untilParked(response);
+      readOnMs = performance.now();
+      watch.begin();
       if (visitor.chance(0.3)) await response.cancel();
     }
     await visitor.finish('stopReading', response);
+    if (readOnMs === null) return;
+    visitor.ledger.took('stopReading, read on', performance.now() - readOnMs);
+    for (const [state, ms] of watch.end()) {
+      visitor.ledger.took(`stopReading, read on, ${state}`, ms);
+      if ((state === 'queued' || state === 'parked') && ms > GO_ON_MS) {
+        visitor.ledger.wrong(`stopReading: ${state} for ${Math.round(ms)} ms after reading on`);
+      }
+    }
   },
 
   /** Never acknowledges, so that its answer is set aside, and says goodbye in the end. */

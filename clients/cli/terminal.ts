@@ -4,6 +4,9 @@ import { createInterface } from 'node:readline';
 import type { Interface } from 'node:readline';
 
 const PROMPT = '> ';
+/** What a terminal obeys instead of showing it. What a model or a server says may be written by anybody. */
+const CONTROLS = /[^\P{Cc}\n\t]/gu;
+const shown = (text: string): string => text.replace(CONTROLS, '\uFFFD');
 
 export class Terminal {
   readonly isInteractive = process.stdin.isTTY === true && process.stdout.isTTY === true;
@@ -52,14 +55,14 @@ export class Terminal {
     return (text + decoder.decode()).trim();
   }
 
-  /** Text of an answer. */
+  /** Text of an answer: to a pipe as it is, to a terminal without what that would obey. */
   write(text: string): void {
-    process.stdout.write(text);
+    process.stdout.write(process.stdout.isTTY ? shown(text) : text);
   }
 
   /** A remark on a line of its own. */
   remark(text: string): void {
-    process.stderr.write(this.#isDimmable ? `\u001b[2m${text}\u001b[22m\n` : `${text}\n`);
+    process.stderr.write(this.#isDimmable ? `\u001b[2m${shown(text)}\u001b[22m\n` : `${shown(text)}\n`);
   }
 
   /** Clears a line half typed and shows the prompt again. */

@@ -16,13 +16,18 @@ const names: Record<keyof Counters, string> = {
   prompt: 'tokenwire_prompt_tokens_total',
 };
 
+/** An address on the server, whose own may be given as ws:// or wss:// too, as the SDK takes it. */
+function addressOf(path: string, url: string): URL {
+  return new URL(path, url.replace(/^ws/i, 'http'));
+}
+
 function headers(key: string): Record<string, string> {
   return { 'content-type': 'application/json', ...(key === '' ? {} : { authorization: `Bearer ${key}` }) };
 }
 
 /** Throws when the server has no such counters. */
 export async function readCounters(url: string, key: string): Promise<Counters> {
-  const answer = await fetch(new URL('/metrics', url), { headers: headers(key) });
+  const answer = await fetch(addressOf('/metrics', url), { headers: headers(key) });
   const text = await answer.text();
   const read = (name: string): number => {
     const found = [...text.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? ([0-9.e+]+)$`, 'gm'))];
@@ -50,7 +55,7 @@ export function requestOverHttp(
   let numChars = 0;
   const run = async (): Promise<void> => {
     const body = { model: 'default', stream: true, messages, temperature, seed };
-    const answer = await fetch(new URL('/v1/chat/completions', url), {
+    const answer = await fetch(addressOf('/v1/chat/completions', url), {
       method: 'POST',
       headers: headers(key),
       body: JSON.stringify({ ...body, max_completion_tokens: maxTokens, ignore_eos: ignoreEos }),

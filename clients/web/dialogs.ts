@@ -156,7 +156,7 @@ export function showAbout(models: readonly ModelInfo[], server: string | null): 
     models.some(isBuiltIn)
       ? element('p', {}, 'The built-in model has 26M parameters. It shows that everything works; it knows little.')
       : null,
-    element('pre', { class: 'command' }, 'MODEL=path-or-package npm start'),
+    element('pre', { class: 'command' }, 'MODEL=folder-or-org/name npm start'),
     element(
       'p',
       { class: 'hint' },

@@ -26,10 +26,17 @@ export function emptyView(model: ModelInfo | null, send: (text: string) => void)
     'div',
     { class: 'empty' },
     element('h2', { class: 'empty-title' }, 'Ask something'),
-    element('p', { class: 'empty-note' }, model === null ? '' : modelNote(model)),
-    element('p', { class: 'empty-note' }, 'To use another: ', element('code', {}, 'MODEL=path-or-package npm start')),
+    ...(model === null ? [] : aboutModel(model)),
     element('ul', { class: 'examples', attributes: { 'aria-label': 'Examples' } }, ...list),
   );
+}
+
+function aboutModel(model: ModelInfo): HTMLElement[] {
+  const command = element('code', {}, 'MODEL=folder-or-org/name npm start');
+  return [
+    element('p', { class: 'empty-note' }, modelNote(model)),
+    element('p', { class: 'empty-note' }, 'To use another: ', command),
+  ];
 }
 
 /** One plain sentence on what to expect. The built-in model must not pass for more than it is. */

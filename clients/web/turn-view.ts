@@ -16,6 +16,8 @@ export class TurnView {
   readonly #text = document.createTextNode('');
   readonly #answer: HTMLElement;
   readonly #stats = element('span', { class: 'turn-stats' });
+  /** One element per figure: in a narrow chat those that do not fit are left out whole. */
+  readonly #figures: HTMLElement[] = [];
   readonly #notice = element('p', { class: 'turn-notice', attributes: { role: 'status' } });
   readonly #copy: HTMLButtonElement;
   readonly #again: HTMLButtonElement;
@@ -71,7 +73,7 @@ export class TurnView {
     // Screen readers hear an answer when it is complete, not each of its words.
     this.#answer.setAttribute('aria-busy', String(isRunning));
     this.root.dataset['state'] = state;
-    this.#stats.textContent = statsText(this.#turn);
+    this.#updateStats();
     this.#stats.title =
       stats === null
         ? ''
@@ -80,6 +82,18 @@ export class TurnView {
     else if (state === 'failed') this.#notice.replaceChildren(`${notice} `, ...(this.#isLast ? [this.#retry] : []));
     else this.#notice.textContent = notice;
     this.#updateButtons();
+  }
+
+  #updateStats(): void {
+    const figures = statsOf(this.#turn);
+    while (this.#figures.length < figures.length) this.#figures.push(element('span', {}));
+    figures.forEach((figure, index) => {
+      const text = index === 0 ? figure : ` · ${figure}`;
+      const shown = this.#figures[index]!;
+      if (shown.textContent !== text) shown.textContent = text;
+    });
+    if (this.#stats.childElementCount === figures.length) return;
+    this.#stats.replaceChildren(...this.#figures.slice(0, figures.length));
   }
 
   #updateButtons(): void {
@@ -100,14 +114,17 @@ export class TurnView {
   }
 }
 
-function statsText(turn: Turn): string {
+/** What is told of an answer, the most telling first. */
+function statsOf(turn: Turn): string[] {
   const { stats, state, answer } = turn;
-  if (stats === null) return state === 'running' && answer === '' ? 'waiting for the first token' : '';
+  // Stopped before anything came: there is nothing to tell.
+  if (state !== 'running' && stats?.numTokens === 0) return [];
+  if (stats === null) return state === 'running' && answer === '' ? ['waiting for the first token'] : [];
   const parts: string[] = [];
   if (stats.tokensPerSecond !== null) parts.push(`${formatRate(stats.tokensPerSecond)} tok/s`);
   if (stats.firstTextMs !== null) parts.push(`TTFT ${Math.round(stats.firstTextMs)} ms`);
   parts.push(`${stats.numTokens} ${stats.numTokens === 1 ? 'token' : 'tokens'}`);
-  return parts.join(' · ');
+  return parts;
 }
 
 function formatRate(rate: number): string {

@@ -9,5 +9,11 @@ export interface Caller {
   class: LatencyClass;
 }
 
+/** What a caller may do beside being answered: load and unload models. */
+export const ADMIN_SCOPE = 'admin';
+
 /** The caller when no keys are configured. */
 export const localCaller: Caller = { tenant: 'local', keyId: 'none', scopes: ['chat'], class: 'chat' };
+
+/** The same where only this machine can connect and no key is for operators alone. */
+export const localOperator: Caller = { ...localCaller, scopes: ['chat', ADMIN_SCOPE] };

@@ -2,7 +2,7 @@
 // so that neither a prefix nor the position of a key can be measured.
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { ServiceError } from '../../protocol/errors.ts';
-import { localCaller, type Caller } from './caller.ts';
+import { ADMIN_SCOPE, localCaller, localOperator, type Caller } from './caller.ts';
 
 export interface ApiKey {
   tenant: string;
@@ -14,8 +14,8 @@ interface KnownKey {
   caller: Caller;
 }
 
-/** Longest token worth hashing; a longer one cannot be a key of ours. */
-const MAX_TOKEN_CHARS = 1024;
+/** Longest key; a longer token is not worth hashing. */
+const MAX_KEY_CHARS = 1024;
 
 function digestOf(key: string): Buffer {
   return createHash('sha256').update(key).digest();
@@ -24,41 +24,66 @@ function digestOf(key: string): Buffer {
 /** Who may call. Made once at start from the configured keys. */
 export class KeyRing {
   readonly #known: KnownKey[];
+  /** Who calls without a key; null: nobody may. */
+  readonly #keyless: Caller | null;
 
-  constructor(keys: readonly ApiKey[]) {
-    this.#known = keys.map(({ tenant, key }) => {
-      const digest = digestOf(key);
-      const keyId = digest.toString('hex').slice(0, 12);
-      return { digest, caller: { tenant, keyId, scopes: ['chat'], class: 'chat' } };
-    });
+  /** Without `keys` everybody may chat; and everybody on this machine is an operator, unless there are `adminKeys`. */
+  constructor(keys: readonly ApiKey[], adminKeys: readonly ApiKey[] = [], isLoopback = false) {
+    this.#known = [
+      ...keys.map((key) => knownKey(key, ['chat'])),
+      ...adminKeys.map((key) => knownKey(key, ['chat', ADMIN_SCOPE])),
+    ];
+    const isEverybody = isLoopback && adminKeys.length === 0;
+    this.#keyless = keys.length > 0 ? null : isEverybody ? localOperator : localCaller;
   }
 
-  /** True without configured keys: everybody is `localCaller`. */
+  /** True without keys for chatting. */
   get isOpen(): boolean {
-    return this.#known.length === 0;
+    return this.#keyless !== null;
   }
 
   /** The caller of a key; null or '' is no key. Throws ServiceError `unauthorized`. */
   callerOfToken(token: string | null): Caller {
-    if (this.isOpen) return localCaller;
+    if (this.#keyless && !this.#isToken(token)) return this.#keyless;
     if (token === null || token === '') throw new ServiceError('unauthorized', 'An API key is needed.');
-    const digest = digestOf(token.slice(0, MAX_TOKEN_CHARS));
     let caller: Caller | null = null;
-    for (const known of this.#known) {
-      if (timingSafeEqual(known.digest, digest)) caller = known.caller;
+    if (token.length <= MAX_KEY_CHARS) {
+      const digest = digestOf(token);
+      for (const known of this.#known) {
+        if (timingSafeEqual(known.digest, digest)) caller = known.caller;
+      }
     }
+    if (!caller && this.#keyless) return this.#keyless;
     if (!caller) throw new ServiceError('unauthorized', 'This API key is not known here.');
     return caller;
   }
 
   /** The caller of an Authorization header ('' = absent). Throws ServiceError `unauthorized`. */
   callerOfHeader(authorization: string): Caller {
-    if (this.isOpen) return localCaller;
+    if (this.#keyless && !this.#isToken(authorization)) return this.#keyless;
     if (authorization === '') {
       throw new ServiceError('unauthorized', 'An API key is needed: send "Authorization: Bearer KEY".');
     }
     const match = /^bearer +(\S+)\s*$/i.exec(authorization);
+    if (!match && this.#keyless) return this.#keyless;
     if (!match) throw new ServiceError('unauthorized', 'The Authorization header must be "Bearer KEY".');
     return this.callerOfToken(match[1]!);
   }
+
+  /** Throws ServiceError `not_allowed` unless the caller may load and unload models; and what callerOfHeader throws. */
+  operatorOfHeader(authorization: string): Caller {
+    const caller = this.callerOfHeader(authorization);
+    if (caller.scopes.includes(ADMIN_SCOPE)) return caller;
+    throw new ServiceError('not_allowed', 'This needs a key with the scope admin: one of ADMIN_KEY.');
+  }
+
+  /** Where chatting needs no key, what came along matters only if there are keys at all. */
+  #isToken(text: string | null): boolean {
+    return this.#known.length > 0 && text !== null && text !== '';
+  }
+}
+
+function knownKey({ tenant, key }: ApiKey, scopes: readonly string[]): KnownKey {
+  const digest = digestOf(key);
+  return { digest, caller: { tenant, keyId: digest.toString('hex').slice(0, 12), scopes, class: 'chat' } };
 }

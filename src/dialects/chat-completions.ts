@@ -19,7 +19,7 @@ import { shuttingDown, type Services } from '../services.ts';
 import { messageBytes } from '../sessions/turn.ts';
 import { parseChatRequest } from './chat-request.ts';
 import { tokenObjects } from './logprobs.ts';
-import { BUSY_RESPONSES, watchToEnd } from './watch.ts';
+import { collects, watchToEnd } from './watch.ts';
 
 export async function chatCompletions(exchange: Exchange, services: Services): Promise<void> {
   const caller = services.keys.callerOfHeader(exchange.header('authorization'));
@@ -67,7 +67,7 @@ function stream(exchange: Exchange, services: Services, choices: readonly Respon
     ending: () => ending(choices, head, includeUsage),
     headWaitMs: HEAD_WAIT_MS,
     failsWithStatus: true,
-    isBusy: () => services.responses.active >= BUSY_RESPONSES,
+    isBusy: () => collects(services.responses),
     onWritten: (response) => observeWrite(services.metrics, response),
   });
 }

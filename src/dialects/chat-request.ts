@@ -4,7 +4,7 @@ import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import { boolean, integer, list, map, matching, oneOf, refuse, string, type Check } from '../../protocol/fields.ts';
 import type { ChatMessage, ToolCall, ToolDefinition } from '../../protocol/messages.ts';
-import { TOOL_NAME } from '../../protocol/options.ts';
+import { TOOL_NAME } from '../../protocol/form.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import type { GrammarSpec } from '../../workers/messages.ts';
 import { commonSampling, onlyFields, onlyValues, parseSampling, parseStrictTools, unsupported } from './fields.ts';

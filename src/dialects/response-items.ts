@@ -5,7 +5,7 @@ import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import { list, map, matching, oneOf, refuse, string, type Check } from '../../protocol/fields.ts';
 import type { ChatMessage } from '../../protocol/messages.ts';
-import { TOOL_NAME } from '../../protocol/options.ts';
+import { TOOL_NAME } from '../../protocol/form.ts';
 import { onlyFields, unsupported } from './fields.ts';
 import type { TokenObject } from './logprobs.ts';
 

@@ -19,7 +19,7 @@ import { outputItems, responseObject } from './response-object.ts';
 import { Conversation, inputItems, records } from './response-record.ts';
 import { parseResponseRequest, type ResponseRequest } from './response-request.ts';
 import { grammarOf } from './structure.ts';
-import { BUSY_RESPONSES, watchToEnd } from './watch.ts';
+import { collects, watchToEnd } from './watch.ts';
 
 export async function createResponse(exchange: Exchange, services: Services): Promise<void> {
   const caller = services.keys.callerOfHeader(exchange.header('authorization'));
@@ -57,7 +57,7 @@ export function streamEvents(
     tracks: [{ response, renderer: new ResponseEventRenderer(response, startingAfter) }],
     headWaitMs,
     failsWithStatus,
-    isBusy: () => services.responses.active >= BUSY_RESPONSES,
+    isBusy: () => collects(services.responses),
     onWritten: (written) => observeWrite(services.metrics, written),
   });
 }

@@ -1,11 +1,11 @@
 // What a request says about the form of its answer (response_format or text.format, tool_choice, parallel_tool_calls,
-// strict) → the grammar that the engine is to hold the answer to. Shared by the OpenAI dialects, which spell some of it
+// strict) → the grammar that the engine is to hold the answer to. Shared by all dialects, which spell some of it
 // differently. Schemas are only looked at later, in a thread of their own; here only their size is.
 import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
+import { FORM_CHARS, TOOL_NAME } from '../../protocol/form.ts';
 import { boolean, join, list, map, matching, oneOf, refuse, string } from '../../protocol/fields.ts';
-import type { ToolDefinition } from '../../protocol/messages.ts';
-import { TOOL_NAME } from '../../protocol/options.ts';
+import type { CreateOptions, ToolDefinition } from '../../protocol/messages.ts';
 import type { CallForm, GrammarSpec, TextForm } from '../../workers/messages.ts';
 import { onlyFields, unsupported } from './fields.ts';
 
@@ -18,9 +18,11 @@ export interface ToolChoice {
   names: readonly string[] | null;
   /** As it was sent, to be given back. */
   given: unknown;
+  /** Its field, for errors. */
+  param: string;
 }
 
-export const autoChoice: ToolChoice = { mode: 'auto', names: null, given: 'auto' };
+export const autoChoice: ToolChoice = { mode: 'auto', names: null, given: 'auto', param: 'tool_choice' };
 
 /** Form of the text; null: any. */
 export interface TextFormat {
@@ -31,18 +33,18 @@ export interface TextFormat {
 
 export const anyText: TextFormat = { form: null, given: { type: 'text' } };
 
-/** Longest schema, as JSON, and longest pattern that are looked at at all. */
-const SCHEMA_CHARS = 64 << 10;
 const ANY_OBJECT = '{"type":"object"}';
 
 const functionName = matching(TOOL_NAME);
 
 /** Throws ServiceError that names the field. */
 export function parseToolChoice(value: unknown, param: string, spelling: Spelling): ToolChoice {
-  if (value === 'none' || value === 'auto' || value === 'required') return { mode: value, names: null, given: value };
+  if (value === 'none' || value === 'auto' || value === 'required')
+    return { mode: value, names: null, given: value, param };
   if (typeof value === 'string') return refuse(param, '"none", "auto", "required" or a choice of functions');
   const choice = map(value, param);
-  if (choice.type === 'function') return { mode: 'required', names: [nameOf(choice, param, spelling)], given: value };
+  if (choice.type === 'function')
+    return { mode: 'required', names: [nameOf(choice, param, spelling)], given: value, param };
   if (choice.type !== 'allowed_tools') {
     return typeof choice.type === 'string' ? unsupported(`${param}.type`) : refuse(`${param}.type`, '"function"');
   }
@@ -58,7 +60,7 @@ export function parseToolChoice(value: unknown, param: string, spelling: Spellin
     1,
     Limits.toolsPerRequest,
   )(allowed.tools, `${at}.tools`);
-  return { mode: oneOf(['auto', 'required'] as const)(allowed.mode, `${at}.mode`), names, given: value };
+  return { mode: oneOf(['auto', 'required'] as const)(allowed.mode, `${at}.mode`), names, given: value, param };
 }
 
 /** Name in `{type, function: {name}}` or `{type, name}`. */
@@ -88,7 +90,7 @@ export function parseTextFormat(value: unknown, param: string, spelling: Spellin
       return {
         form: {
           kind: 'regex',
-          pattern: string(1, SCHEMA_CHARS)(format.pattern, `${param}.pattern`),
+          pattern: string(1, FORM_CHARS)(format.pattern, `${param}.pattern`),
           param: `${param}.pattern`,
         },
         given: format,
@@ -112,7 +114,7 @@ function schemaForm(format: Record<string, unknown>, param: string, spelling: Sp
   if (fields.strict != null) boolean(fields.strict, `${at}.strict`);
   if (fields.schema == null) return { kind: 'schema', schema: ANY_OBJECT, param: `${at}.schema` };
   const schema = JSON.stringify(map(fields.schema, `${at}.schema`));
-  if (schema.length > SCHEMA_CHARS) unsupported(`${at}.schema`, `is longer than ${SCHEMA_CHARS} characters`);
+  if (schema.length > FORM_CHARS) unsupported(`${at}.schema`, `is longer than ${FORM_CHARS} characters`);
   return { kind: 'schema', schema, param: `${at}.schema` };
 }
 
@@ -131,14 +133,13 @@ export function grammarOf(
   spelling: Spelling,
 ): GrammarSpec | undefined {
   const { text, tools, strict, choice, isParallel } = request;
+  const { param } = choice;
   if (choice.mode === 'required' && tools.length === 0) {
-    throw new ServiceError('invalid_request', 'tool_choice needs tools to choose from.', { param: 'tool_choice' });
+    throw new ServiceError('invalid_request', `${param} needs tools to choose from.`, { param });
   }
   const unknown = choice.names?.find((name) => tools.every((tool) => tool.name !== name));
   if (unknown !== undefined) {
-    throw new ServiceError('invalid_request', `tool_choice names ${unknown}, which is not in tools.`, {
-      param: 'tool_choice',
-    });
+    throw new ServiceError('invalid_request', `${param} names ${unknown}, which is not in tools.`, { param });
   }
   const mustCall = choice.mode === 'required';
   const calls =
@@ -150,16 +151,30 @@ export function grammarOf(
     return choice.names === null || choice.names.includes(name);
   }
 
-  /** A function that may be called or not, and is not strict, gets any object: so long as nobody asks for more. */
+  /** Also one that is not strict is held to its schema, where that can be done: a small model gains from it. */
   function formOf({ name, parameters }: ToolDefinition, index: number): CallForm {
     const isStrict = strict.has(name);
-    const param = join(`tools[${index}]${spelling === 'chat' ? '.function' : ''}`, 'parameters');
-    const isHeld = (isStrict || mustCall) && parameters !== undefined && Object.keys(parameters).length > 0;
+    const at = join(`tools[${index}]${spelling === 'chat' ? '.function' : ''}`, 'parameters');
+    const isHeld = parameters !== undefined && Object.keys(parameters).length > 0;
     let schema = isHeld ? JSON.stringify(parameters) : null;
-    if (schema !== null && schema.length > SCHEMA_CHARS) {
-      if (isStrict) unsupported(param, `is longer than ${SCHEMA_CHARS} characters`);
+    if (schema !== null && schema.length > FORM_CHARS) {
+      if (isStrict) unsupported(at, `is longer than ${FORM_CHARS} characters`);
       schema = null;
     }
-    return { name, schema, isStrict, param };
+    return { name, schema, isStrict, param: at };
   }
+}
+
+/**
+ * The form that a native Create asks for; undefined where it says nothing of one: calls are then parsed as the model
+ * writes them. Throws ServiceError that names the field.
+ */
+export function nativeForm(options: CreateOptions, tools: readonly ToolDefinition[]): GrammarSpec | undefined {
+  const { responseFormat, toolChoice, parallelToolCalls } = options;
+  const strict = new Set(tools.flatMap(({ name, strict: isStrict }) => (isStrict ? name : [])));
+  const isAsked = responseFormat !== undefined || toolChoice !== undefined || parallelToolCalls !== undefined;
+  if (!isAsked && strict.size === 0) return undefined;
+  const text = responseFormat === undefined ? anyText : parseTextFormat(responseFormat, 'responseFormat', 'responses');
+  const choice = parseToolChoice(toolChoice ?? 'auto', 'toolChoice', 'responses');
+  return grammarOf({ text, tools, strict, choice, isParallel: parallelToolCalls ?? true }, 'responses');
 }

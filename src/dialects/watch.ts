@@ -2,10 +2,16 @@
 // collected.
 import type { Exchange } from '../http/exchange.ts';
 import type { EndEvent } from '../responses/response-log.ts';
+import type { Responses } from '../responses/registry.ts';
 import type { Response } from '../responses/response.ts';
 
 /** From this many answers at once small events are collected; below, every step is written. */
-export const BUSY_RESPONSES = 4;
+const BUSY_RESPONSES = 4;
+
+/** Small events may be collected now: the cores are short, and the engine has not collected them already. */
+export function collects(responses: Responses): boolean {
+  return responses.active >= BUSY_RESPONSES && !responses.isCollected;
+}
 
 /** The end of the response, read by this client until then; when it leaves, it counts as a reader no more. */
 export async function watchToEnd(exchange: Exchange, response: Response): Promise<EndEvent> {

@@ -10,7 +10,7 @@ import type {
   GrammarSpec,
   PromptInput,
 } from '../../workers/messages.ts';
-import type { OtherChoice, StepOutput, StepStats } from '../../workers/messages.ts';
+import type { OtherChoice, Step, StepOutput, StepStats } from '../../workers/messages.ts';
 import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
 import { defaultQueue, WaitingRoom, type QueueOptions } from './waiting-room.ts';
 
@@ -46,14 +46,19 @@ export interface Workers {
   /** Wakes every worker to look at the flags. */
   wake(): void;
   encode(prompt: PromptInput, maxTokens: number): Promise<EncodeResult>;
-  /** What to compile; rejects with ServiceError (grammar-checker.ts). */
-  checkGrammar(spec: GrammarSpec): Promise<GrammarSpec>;
+  /** What to follow; rejects with ServiceError (grammar-checker.ts). */
+  checkGrammar(spec: GrammarSpec, tenant: string): Promise<GrammarSpec>;
 }
 
 let nextId = 1;
 
+/** An id for a request that is submitted later. */
+export function takeRequestId(): number {
+  return nextId++;
+}
+
 export class EngineClient {
-  onStepEnd: (() => void) | null = null;
+  onStepEnd: ((isCollected: boolean) => void) | null = null;
   onStepStats: ((stats: StepStats) => void) | null = null;
   gauges: EngineGaugesView = {
     waiting: 0,
@@ -95,8 +100,13 @@ export class EngineClient {
     return [...this.#active].flatMap(([id, active]) => (active.isPreparing ? [] : id));
   }
 
-  /** See Engine.submit. */
-  submit(options: SubmitOptions, sinks: readonly EngineSink[]): number[] {
+  /** Requests that have not ended. */
+  get numActive(): number {
+    return this.#active.size;
+  }
+
+  /** See Engine.submit. `ids`: those the choices have already. */
+  submit(options: SubmitOptions, sinks: readonly EngineSink[], ids?: readonly number[]): number[] {
     if (this.#isClosed) throw new ServiceError('shutting_down', 'the server is shutting down');
     const { tenant } = options;
     if (this.#freeFlags.length < sinks.length) throw this.#waiting.full();
@@ -112,7 +122,7 @@ export class EngineClient {
       deadline: deadlineMs === undefined ? Infinity : now + deadlineMs,
     };
     const choices = sinks.map((sink, choice): Active => {
-      const place = { id: nextId++, flag: this.#freeFlags.pop()!, choice };
+      const place = { id: ids?.[choice] ?? takeRequestId(), flag: this.#freeFlags.pop()!, choice };
       return { tenant, place, sink, isPreparing: false, isWaiting: true, dropped: 0 };
     });
     for (const active of choices) this.#active.set(active.place.id, active);
@@ -129,7 +139,7 @@ export class EngineClient {
     if (active.isPreparing) {
       queueMicrotask(() => {
         this.#end(id, 'cancelled', null);
-        this.onStepEnd?.();
+        this.onStepEnd?.(false);
       });
       return;
     }
@@ -154,19 +164,19 @@ export class EngineClient {
   /** Ends these requests with an error. */
   fail(ids: readonly number[], error: ServiceError): void {
     for (const id of ids) this.#end(id, 'error', error);
-    this.onStepEnd?.();
+    this.onStepEnd?.(false);
   }
 
-  /** No more requests; those still active end with `shutting_down`. */
-  close(): void {
+  /** No more requests; those still active end with this error. */
+  close(error = new ServiceError('shutting_down', 'the server is shutting down')): void {
     this.#isClosed = true;
-    this.fail([...this.#active.keys()], new ServiceError('shutting_down', 'the server is shutting down'));
+    this.fail([...this.#active.keys()], error);
   }
 
   receive(message: FromWorker): void {
     switch (message.op) {
       case 'step':
-        this.#onStep(message);
+        this.#onSteps(message);
         return;
       case 'gauges':
         this.gauges = message;
@@ -180,8 +190,16 @@ export class EngineClient {
     }
   }
 
+  #onSteps({ steps }: StepOutput): void {
+    for (const step of steps) {
+      this.#onStep(step);
+      this.onStepStats?.(step.stats);
+    }
+    this.onStepEnd?.(steps.length > 1);
+  }
+
   /** The only loop over step outputs: add per-token work of the main thread here, or in the sinks. */
-  #onStep({ events, logprobs, sampledAtMs, stats }: StepOutput): void {
+  #onStep({ events, logprobs, sampledAtMs }: Step): void {
     for (let i = 0; i < events.length; i += 4) {
       const id = events[i + 1] as number;
       const active = this.#active.get(id);
@@ -223,8 +241,6 @@ export class EngineClient {
           break;
       }
     }
-    this.onStepStats?.(stats);
-    this.onStepEnd?.();
   }
 
   #exchangeFlag(id: number, expected: number, next: number): void {
@@ -268,7 +284,7 @@ export class EngineClient {
     try {
       const [prompt, grammar] = await Promise.all([
         isLong ? this.#encode(common.prompt) : common.prompt,
-        common.grammar === null ? null : this.#workers.checkGrammar(common.grammar),
+        common.grammar === null ? null : this.#workers.checkGrammar(common.grammar, common.tenant),
       ]);
       ready = { ...common, prompt, grammar };
     } catch (error) {

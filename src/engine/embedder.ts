@@ -11,6 +11,7 @@ import type {
   EmbeddingModelInfo,
   EmbeddingTokens,
   EmbeddingVectors,
+  HubAccess,
   VectorForm,
 } from '../../workers/messages.ts';
 import { EmbeddingQueue, type BatchEntry, type BatchLimits, type WaitingJob } from './embedding-queue.ts';
@@ -70,6 +71,8 @@ export interface Embeddings {
 export interface EmbedderOptions {
   model: string;
   cacheDir: string;
+  /** Absent: models of the hub cannot be loaded. */
+  hub?: HubAccess;
   /** Batches computed at once. */
   numThreads: number;
   queue: Pick<QueueOptions, 'queueSize' | 'tenantQueueSize' | 'queueTimeoutMs'>;
@@ -137,10 +140,9 @@ export class Embedder implements Embeddings {
     return this.#room.size;
   }
 
-  /** Reads what the model is; it is compiled at the first request. Rejects when there is no such model. */
+  /** Reads what the model is, and downloads it where it is not here; it is compiled at the first request. Rejects when there is no such model. */
   async describe(): Promise<void> {
-    const { run, model } = this.#options;
-    this.#info = (await run({ op: 'describeEncoder', model })) as EmbeddingModelInfo;
+    this.#info = (await this.#options.run({ op: 'describeEncoder', ...this.#source })) as EmbeddingModelInfo;
   }
 
   find(model: string | undefined): EmbeddingModelInfo {
@@ -211,9 +213,13 @@ export class Embedder implements Embeddings {
     this.#schedule();
   }
 
+  get #source(): Pick<EmbedderOptions, 'model' | 'cacheDir' | 'hub'> {
+    const { model, cacheDir, hub } = this.#options;
+    return { model, cacheDir, ...(hub === undefined ? {} : { hub }) };
+  }
+
   #open(): Promise<CompiledEncoder> {
-    const { run, model, cacheDir } = this.#options;
-    this.#encoder ??= run({ op: 'compileEncoder', model, cacheDir }).then(
+    this.#encoder ??= this.#options.run({ op: 'compileEncoder', ...this.#source }).then(
       (compiled) => compiled as CompiledEncoder,
       (error: unknown) => {
         this.#encoder = null;

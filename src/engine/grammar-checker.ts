@@ -1,63 +1,85 @@
-// Has grammars checked before the engine sees them, in a thread that is ended when it takes too long: what explodes
-// while it is compiled costs that thread and nothing else. One per model, started with the first grammar. Used by client.ts
-// through model-engine.ts.
-import { readFileSync } from 'node:fs';
-import { Worker } from 'node:worker_threads';
+// Has grammars checked and compiled before the engine sees them, in a thread that is ended when it takes too long: what
+// explodes while it is compiled costs that thread and nothing else. One per model, its thread started with the first
+// grammar. Used by client.ts through model-engine.ts.
 import { ServiceError } from '../../protocol/errors.ts';
-import type { CompiledModel, GrammarCheckData, GrammarSpec, GrammarVerdict } from '../../workers/messages.ts';
+import { ImageSpace } from '../../workers/messages.ts';
+import type {
+  CompiledModel,
+  GrammarBase,
+  GrammarCheckData,
+  GrammarImage,
+  GrammarSpec,
+  GrammarVerdict,
+} from '../../workers/messages.ts';
+import { CheckQueue } from './check-queue.ts';
+import { GrammarThread, type GrammarThreadEvents } from './grammar-thread.ts';
 
 /** As engine threads: it shares a core with one of them at worst, for the time of one check. */
 const NICENESS = 10;
-/** Computing time of a check: on an idle machine the time after which it is refused. */
-const LIMIT_MS = 200;
+/** Computing time of a check: beyond it a grammar is refused. Each token of the vocabulary costs some. */
+const LIMIT_MS = 100;
+const WIDE_LIMIT_MS = 200;
+const WIDE_VOCABULARY = 50_000;
+/** More for each further function: tools come in dozens, and each is small. */
+const LIMIT_PER_CALL_MS = 10;
+const MAX_LIMIT_MS = 300;
 /** Longest time by the clock, on a machine that is too busy to let it compute. */
-const LONGEST_MS = 1000;
+const LONGEST_MS = 500;
 /** Computing time left that is not worth waiting for. */
 const MIN_LEFT_MS = 20;
+/** Grammars kept, with their images, and refusals for want of time, which may have been the machine's fault. */
 const MAX_KNOWN = 512;
-/** Checks that may wait. */
-const MAX_QUEUE = 64;
-const RETRY_MS = 1000;
+const KNOWN_BYTES = 128 << 20;
+const MAX_REFUSED = 256;
+const REFUSED_MS = 60_000;
 /** A thread without work for so long is ended: it holds a vocabulary. */
 const IDLE_MS = 300_000;
-const HEAP_MB = 512;
-
 interface Job {
+  key: string;
   spec: GrammarSpec;
+  tenant: string;
   resolve(spec: GrammarSpec): void;
   reject(error: ServiceError): void;
 }
 
-interface Thread {
-  worker: Worker;
-  isReady: boolean;
-  /** Its number in the system, '' before it told. */
-  task: string;
-}
-
 export class GrammarChecker {
-  readonly #data: GrammarCheckData;
+  readonly #data: Omit<GrammarCheckData, 'base'>;
   readonly #limitMs: number;
-  /** Checked before: what was asked for → what to compile. The least recently used go. */
+  readonly #longestMs: number;
+  readonly #queue = new CheckQueue<Job>();
+  /** Checked before: what was asked for → what to follow. The least recently used go. */
   readonly #known = new Map<string, GrammarSpec>();
-  readonly #queue: Job[] = [];
-  #thread: Thread | null = null;
+  #knownBytes = 0;
+  /** Where the next image goes: one after the other, then from the beginning again. */
+  #address: number = ImageSpace.start;
+  /** Being checked: whoever asks for the same waits for the same. */
+  readonly #pending = new Map<string, Promise<GrammarSpec>>();
+  /** Took too long: until when that is known. */
+  readonly #refused = new Map<string, number>();
+  #thread: GrammarThread | null = null;
+  /** Takes the place of one that had to be ended. Only where that has happened lately. */
+  #spare: GrammarThread | null = null;
+  #base: GrammarBase | null = null;
   #job: Job | null = null;
+  /** When it began: by the clock, and by the thread's computing time. */
+  #begun = { atMs: 0, usedMs: 0 };
   #timer: NodeJS.Timeout | undefined;
   #idleTimer: NodeJS.Timeout | undefined;
   #isClosed = false;
 
-  constructor(compiled: CompiledModel, limitMs: number = LIMIT_MS) {
+  constructor(compiled: CompiledModel, { limitMs, longestMs }: { limitMs?: number; longestMs?: number } = {}) {
     const textDir = compiled.kind === 'fake' ? '' : compiled.textDir;
-    this.#data = { textDir, vocabSize: compiled.shape.vocabSize, niceness: NICENESS };
-    this.#limitMs = limitMs;
+    const { vocabSize } = compiled.shape;
+    this.#limitMs = limitMs ?? (vocabSize > WIDE_VOCABULARY ? WIDE_LIMIT_MS : LIMIT_MS);
+    this.#longestMs = longestMs ?? LONGEST_MS;
+    this.#data = { textDir, vocabSize, niceness: NICENESS, limitMs: this.#limitMs };
   }
 
   /**
-   * The grammar to compile. Rejects with ServiceError: `unsupported` and `invalid_request` name the field, `overloaded` says
-   * that too many wait.
+   * The grammar to follow, with its image. Rejects with ServiceError: `unsupported` and `invalid_request` name the field,
+   * `rate_limited` and `overloaded` say that the tenant, or all, have to wait.
    */
-  async check(spec: GrammarSpec): Promise<GrammarSpec> {
+  async check(spec: GrammarSpec, tenant: string): Promise<GrammarSpec> {
     const key = JSON.stringify(spec);
     const known = this.#known.get(key);
     if (known !== undefined) {
@@ -65,10 +87,12 @@ export class GrammarChecker {
       this.#known.set(key, known);
       return known;
     }
-    const checked = await this.#checkOrRelax(spec);
-    if (this.#known.size >= MAX_KNOWN) this.#known.delete(this.#known.keys().next().value!);
-    this.#known.set(key, checked);
-    return checked;
+    let pending = this.#pending.get(key);
+    if (pending === undefined) {
+      pending = this.#checkAnew(key, spec, tenant).finally(() => this.#pending.delete(key));
+      this.#pending.set(key, pending);
+    }
+    return await pending;
   }
 
   close(): void {
@@ -76,31 +100,57 @@ export class GrammarChecker {
     clearTimeout(this.#timer);
     clearTimeout(this.#idleTimer);
     const error = new ServiceError('shutting_down', 'the server is shutting down');
-    for (const job of [this.#job, ...this.#queue.splice(0)]) job?.reject(error);
+    for (const job of [this.#job, ...this.#queue.clear()]) job?.reject(error);
     this.#job = null;
-    this.#end();
+    this.#endThreads();
   }
 
   /** Functions that are not strict get any object as arguments when the grammar cannot be had otherwise. */
-  async #checkOrRelax(spec: GrammarSpec): Promise<GrammarSpec> {
+  async #checkAnew(key: string, spec: GrammarSpec, tenant: string): Promise<GrammarSpec> {
+    const relaxed = relax(spec);
+    let checked: GrammarSpec;
     try {
-      return await this.#run(spec);
+      if ((this.#refused.get(key) ?? 0) > performance.now()) throw tooComplex(spec, this.#limitMs);
+      checked = await this.#run(key, spec, tenant);
     } catch (error) {
-      const relaxed = relax(spec);
       if (relaxed === null || !(error instanceof ServiceError) || error.row.retryable) throw error;
-      return await this.#run(relaxed);
+      checked = await this.check(relaxed, tenant);
+    }
+    this.#remember(key, checked);
+    return checked;
+  }
+
+  #remember(key: string, checked: GrammarSpec): void {
+    this.#known.set(key, checked);
+    this.#knownBytes += bytesOf(checked);
+    for (const oldest of this.#known.keys()) {
+      if (this.#known.size <= MAX_KNOWN && this.#knownBytes <= KNOWN_BYTES) return;
+      this.#forget(oldest);
     }
   }
 
-  #run(spec: GrammarSpec): Promise<GrammarSpec> {
+  #forget(key: string): void {
+    this.#knownBytes -= bytesOf(this.#known.get(key)!);
+    this.#known.delete(key);
+  }
+
+  /** The place is taken: what lay there before is compiled anew for another one when it is asked for. */
+  #occupy({ address, bytes }: GrammarImage): void {
+    const end = address + bytes.length;
+    for (const [key, { image }] of this.#known) {
+      if (image && image.address < end && address < image.address + image.bytes.length) this.#forget(key);
+    }
+    this.#address = end + ImageSpace.largest > ImageSpace.end ? ImageSpace.start : end;
+  }
+
+  #run(key: string, spec: GrammarSpec, tenant: string): Promise<GrammarSpec> {
     return new Promise((resolve, reject) => {
       if (this.#isClosed) return reject(new ServiceError('shutting_down', 'the server is shutting down'));
-      if (this.#queue.length >= MAX_QUEUE) {
-        return reject(
-          new ServiceError('overloaded', 'too many grammars wait for their check', { retryAfterMs: RETRY_MS }),
-        );
+      try {
+        this.#queue.enter({ key, spec, tenant, resolve, reject });
+      } catch (error) {
+        return reject(error as ServiceError);
       }
-      this.#queue.push({ spec, resolve, reject });
       this.#next();
     });
   }
@@ -108,97 +158,104 @@ export class GrammarChecker {
   #next(): void {
     if (this.#job !== null || this.#isClosed) return;
     clearTimeout(this.#idleTimer);
-    if (this.#queue.length === 0) {
-      this.#idleTimer = setTimeout(() => this.#end(), IDLE_MS).unref();
+    if (this.#queue.size === 0) {
+      this.#idleTimer = setTimeout(() => this.#endThreads(), IDLE_MS).unref();
       return;
     }
     const thread = (this.#thread ??= this.#start());
     // Loading is not the grammar's fault: the time begins when the thread can work.
     if (!thread.isReady) return;
-    const job = this.#queue.shift()!;
-    this.#job = job;
-    const started = performance.now();
-    const used = usedMs(thread);
-    this.#timer = setTimeout(() => this.#review(job, thread, started, used), this.#limitMs);
-    thread.worker.postMessage(job.spec);
+    const job = (this.#job = this.#queue.take()!);
+    this.#begun = { atMs: performance.now(), usedMs: thread.usedMs() };
+    this.#timer = setTimeout(() => this.#review(job, thread), this.#limitOf(job));
+    thread.check({ spec: job.spec, address: this.#address });
   }
 
-  #start(): Thread {
-    const worker = new Worker(new URL('../../workers/grammar/check-thread.ts', import.meta.url), {
-      workerData: this.#data,
-      resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },
-    });
-    const thread: Thread = { worker, isReady: false, task: '' };
-    worker.unref();
-    worker.on('message', (message: { ready: string } | GrammarVerdict) => {
-      if (this.#thread !== thread) return;
-      if ('ready' in message) {
-        thread.isReady = true;
-        thread.task = message.ready;
-        this.#next();
-      } else this.#settle(message, thread);
-    });
-    worker.on('error', () => this.#lose(thread));
-    worker.on('exit', () => this.#lose(thread));
-    return thread;
+  #start(): GrammarThread {
+    const events: GrammarThreadEvents = {
+      ready: (thread) => {
+        this.#base = thread.base;
+        if (this.#thread === thread) this.#next();
+      },
+      verdict: (thread, verdict) => {
+        if (this.#thread === thread) this.#settle(verdict, thread);
+      },
+      lost: (thread) => this.#lose(thread),
+    };
+    return new GrammarThread({ ...this.#data, base: this.#base }, events);
   }
 
-  #settle(verdict: GrammarVerdict, thread: Thread): void {
+  #settle(verdict: GrammarVerdict, thread: GrammarThread): void {
     clearTimeout(this.#timer);
-    const job = this.#job;
+    const job = this.#job!;
     this.#job = null;
-    if ('spec' in verdict) job?.resolve(verdict.spec);
-    else {
-      const { code, message, param, isLost } = verdict;
-      job?.reject(new ServiceError(code, message, param === undefined ? {} : { param }));
-      // It says when it is ready again.
-      if (isLost) thread.isReady = false;
+    this.#charge(job, this.#elapsedMs(thread), false);
+    if ('spec' in verdict) {
+      if (verdict.spec.image) this.#occupy(verdict.spec.image);
+      job.resolve(verdict.spec);
+    } else {
+      const { code, message, param } = verdict;
+      job.reject(new ServiceError(code, message, param === undefined ? {} : { param }));
     }
     this.#next();
   }
 
-  /** Time is up, unless others kept the thread from computing. */
-  #review(job: Job, thread: Thread, started: number, usedBefore: number): void {
-    if (this.#job !== job) return;
-    const leftMs = this.#limitMs - (usedMs(thread) - usedBefore);
-    // Less than a time slice is left, or nothing is known.
-    if (!(leftMs > MIN_LEFT_MS) || performance.now() - started + leftMs > LONGEST_MS) return this.#overrun(job);
-    this.#timer = setTimeout(() => this.#review(job, thread, started, usedBefore), leftMs);
+  #charge({ tenant }: Job, ms: number, isOverrun: boolean): void {
+    const { refused, error } = this.#queue.charge(tenant, ms, isOverrun);
+    for (const { reject } of refused) reject(error);
   }
 
-  /** The thread is ended at once: nothing else tells it to stop. */
-  #overrun(job: Job): void {
+  /** Computing time of the check that runs; by the clock where the system does not tell. */
+  #elapsedMs(thread: GrammarThread): number {
+    const usedMs = thread.usedMs() - this.#begun.usedMs;
+    return Number.isNaN(usedMs) ? performance.now() - this.#begun.atMs : usedMs;
+  }
+
+  /** Time is up, unless others kept the thread from computing. */
+  #review(job: Job, thread: GrammarThread): void {
+    if (this.#job !== job) return;
+    const leftMs = this.#limitOf(job) - this.#elapsedMs(thread);
+    // Less than a time slice is left.
+    if (leftMs < MIN_LEFT_MS) {
+      if (this.#refused.size >= MAX_REFUSED) this.#refused.delete(this.#refused.keys().next().value!);
+      this.#refused.set(job.key, performance.now() + REFUSED_MS);
+      this.#stop(job, tooComplex(job.spec, this.#limitOf(job)));
+    } else if (performance.now() - this.#begun.atMs + leftMs > this.#longestMs) {
+      this.#stop(job, new ServiceError('overloaded', 'the server was too busy to check the form of the answer'));
+    } else this.#timer = setTimeout(() => this.#review(job, thread), leftMs);
+  }
+
+  #limitOf({ spec }: Job): number {
+    const most = Math.max(MAX_LIMIT_MS, this.#limitMs);
+    return Math.min(most, this.#limitMs + LIMIT_PER_CALL_MS * Math.max(0, spec.calls.length - 1));
+  }
+
+  #stop(job: Job, error: ServiceError): void {
+    const usedMs = this.#elapsedMs(this.#thread!);
     this.#job = null;
-    this.#end();
-    job.reject(tooComplex(job.spec, this.#limitMs));
+    this.#thread!.end();
+    this.#thread = this.#spare ?? this.#start();
+    this.#spare = this.#start();
+    job.reject(error);
+    this.#charge(job, usedMs, true);
     this.#next();
   }
 
-  /** It died of what it was doing, or could not start. */
-  #lose(thread: Thread): void {
+  #lose(thread: GrammarThread): void {
+    if (this.#spare === thread) this.#spare = null;
     if (this.#thread !== thread) return;
     this.#thread = null;
     clearTimeout(this.#timer);
-    const jobs = this.#job === null && !thread.isReady ? this.#queue.splice(0) : [this.#job];
+    const jobs = this.#job === null && !thread.isReady ? this.#queue.clear() : [this.#job];
     this.#job = null;
-    for (const job of jobs) job?.reject(tooComplex(job.spec, this.#limitMs));
+    for (const job of jobs) job?.reject(tooComplex(job.spec, this.#limitOf(job)));
     this.#next();
   }
 
-  #end(): void {
-    const thread = this.#thread;
-    this.#thread = null;
-    void thread?.worker.terminate();
-  }
-}
-
-/** Computing time of the thread so far, in milliseconds; NaN where the system does not tell. Asked from outside, since it
- * answers nothing while it computes. */
-function usedMs({ task }: Thread): number {
-  try {
-    return Number(readFileSync(`/proc/self/task/${task}/schedstat`, 'utf8').split(' ')[0]) / 1e6;
-  } catch {
-    return NaN;
+  #endThreads(): void {
+    const threads = [this.#thread, this.#spare];
+    this.#thread = this.#spare = null;
+    for (const thread of threads) thread?.end();
   }
 }
 
@@ -206,6 +263,10 @@ function usedMs({ task }: Thread): number {
 function relax(spec: GrammarSpec): GrammarSpec | null {
   if (!spec.calls.some(({ isStrict, schema }) => !isStrict && schema !== null)) return null;
   return { ...spec, calls: spec.calls.map((call) => (call.isStrict ? call : { ...call, schema: null })) };
+}
+
+function bytesOf({ image }: GrammarSpec): number {
+  return image?.bytes.length ?? 0;
 }
 
 function tooComplex(spec: GrammarSpec, limitMs: number): ServiceError {

@@ -1,21 +1,26 @@
-// How a model's KV memory is laid out and what it may cost: the budget is decided here, once, before workers start.
+// How a model's KV memory is laid out: decided here, once, before its workers start. What it may take of the budget of all
+// models is kv-pot.ts's business.
 import { ServiceError } from '../../protocol/errors.ts';
 import { kvBytesPerToken, Order } from '../../workers/messages.ts';
-import type { EngineShared, ModelShape, SlotLayout } from '../../workers/messages.ts';
+import type { EngineShared, KvLeaseShared, ModelShape, SlotLayout } from '../../workers/messages.ts';
 
 export interface MemoryOptions {
   workers: number;
   slots: number;
   /** Null: what the model was compiled for. */
   maxContext: number | null;
+  /** Of all models. */
   kvMemoryBytes: number;
 }
 
 /** Contexts are advised in multiples of this many tokens. */
 const CONTEXT_STEP = 64;
+/** Homes beyond one for each row, a part of the rows: for who comes in while somebody leaves a row, whose KV stays. */
+const SPARE_HOMES = 1 / 4;
 
 /**
- * Half of the slots are rows of decode ranges, half are homes where prompts are prefilled and conversations stay.
+ * Half of the slots are rows of decode ranges, half are homes where prompts are prefilled and conversations stay; a few
+ * more homes come on top.
  * Throws `invalid_request` naming the MAX_CONTEXT that fits when row and home of one full sequence exceed the budget.
  */
 export function planLayout(shape: ModelShape, options: MemoryOptions): SlotLayout {
@@ -37,14 +42,20 @@ export function planLayout(shape: ModelShape, options: MemoryOptions): SlotLayou
     );
   }
   const rowsPerWorker = Math.max(1, Math.floor(slots / (2 * workers)));
-  const numSlots = Math.max(slots, 2 * rowsPerWorker * workers);
+  const numRows = rowsPerWorker * workers;
+  const numSlots = Math.max(slots, 2 * numRows) + Math.floor(numRows * SPARE_HOMES);
   return { rowsPerWorker, numWorkers: workers, numSlots, maxLen, budgetTokens };
 }
 
 const loadLock = new SharedArrayBuffer(4);
 
 /** Reserves address space for all slots; no page is touched before a token is written to it. */
-export function allocateShared(shape: ModelShape, layout: SlotLayout, numFlags: number): EngineShared {
+export function allocateShared(
+  shape: ModelShape,
+  layout: SlotLayout,
+  numFlags: number,
+  kvLease?: KvLeaseShared,
+): EngineShared {
   const numBuffers = 2 * shape.numLayers;
   const bufferBytes = (layout.numSlots * layout.maxLen * kvBytesPerToken(shape)) / numBuffers;
   return {
@@ -57,6 +68,7 @@ export function allocateShared(shape: ModelShape, layout: SlotLayout, numFlags: 
     soloRows: new SharedArrayBuffer(4),
     busy: new SharedArrayBuffer(4 * layout.numWorkers),
     loadLock,
+    ...(kvLease === undefined ? {} : { kvLease }),
   };
 }
 

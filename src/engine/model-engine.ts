@@ -1,13 +1,14 @@
-// One model with its worker threads: start, heartbeat, death and end. Worker 0 is the lead. A worker that dies takes
+// One model's worker threads, from `start` to `stop`: heartbeat, death and end. A model that is loaded again gets new ones
+// (served-model.ts). Worker 0 is the lead. A worker that dies takes
 // only its own responses along: decode workers tell a new lead what they still hold, and a lead ends what it had lent
 // to a decode worker that died.
+import { availableParallelism } from 'node:os';
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import type { Piscina } from 'piscina';
-import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
-import type { ModelInfo } from '../../protocol/messages.ts';
+import { ServiceError } from '../../protocol/errors.ts';
 import { Ctl, Order } from '../../workers/messages.ts';
-import type { CompiledModel, CompileProgress, EncodeResult, EngineShared, FromWorker } from '../../workers/messages.ts';
+import type { CompiledModel, EncodeResult, EngineShared, FromWorker } from '../../workers/messages.ts';
 import type {
   GrammarSpec,
   PromptInput,
@@ -20,10 +21,11 @@ import type {
 import { EngineClient, numFlags } from './client.ts';
 import { GrammarChecker } from './grammar-checker.ts';
 import { allocateShared, formatBytes, planLayout } from './memory.ts';
-import type { EngineOptions } from './pool.ts';
+import type { KvDemand, KvShare } from './kv-pot.ts';
+import type { EngineOptions } from './options.ts';
 import { StepOrder } from './step-order.ts';
 import { defaultQueue } from './waiting-room.ts';
-import type { Engine, EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
+import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
 import { kvBytesPerToken } from '../../workers/messages.ts';
 
 interface Worker {
@@ -50,62 +52,60 @@ const DEATH_WINDOW_MS = 60_000;
 /** After a death, the time within which the messages of the living are here that were already numbered. */
 const LAST_POSTS_MS = 100;
 
-export class ModelEngine implements Engine {
-  onStepEnd: (() => void) | null = null;
+export class ModelEngine {
+  onStepEnd: ((isCollected: boolean) => void) | null = null;
   onStepStats: ((stats: StepStats) => void) | null = null;
   onRestart: ((index: number, reason: string) => void) | null = null;
   onFatal: ((reason: string) => void) | null = null;
   readonly #options: EngineOptions;
   readonly #makePool: (numWorkers: number) => Piscina;
   readonly #encode: Encode;
-  #info: ModelInfo;
-  #progress: CompileProgress | null = { phase: 'waiting', done: 0 };
+  readonly #compiled: CompiledModel;
+  readonly #name: string;
+  #isServing = false;
   #pool: Piscina | null = null;
   #client: EngineClient | null = null;
   #checker: GrammarChecker | null = null;
   #workers: Worker[] = [];
-  #compiled!: CompiledModel;
-  #layout!: SlotLayout;
-  #shared!: EngineShared;
+  readonly layout: SlotLayout;
+  readonly demand: KvDemand;
+  #shared: EngineShared | null = null;
   #watchdog: NodeJS.Timeout | undefined;
-  readonly #order = new StepOrder((message) => this.#client!.receive(message));
+  readonly #order = new StepOrder((message) => this.#client?.receive(message));
   #deaths: number[] = [];
   #isStopping = false;
   /** A new lead has not yet heard from these decode workers; requests in none of their inventories are lost. */
   #orphans: { ids: Set<number>; awaited: Set<number> } | null = null;
 
-  constructor(spec: string, options: EngineOptions, makePool: (numWorkers: number) => Piscina, encode: Encode) {
+  /** `name`: for messages. Throws `invalid_request` when a full context does not fit KV_MEMORY. */
+  constructor(
+    name: string,
+    compiled: CompiledModel,
+    options: EngineOptions,
+    makePool: (numWorkers: number) => Piscina,
+    encode: Encode,
+  ) {
+    this.#name = name;
+    this.#compiled = compiled;
     this.#options = options;
     this.#makePool = makePool;
     this.#encode = encode;
-    this.#info = { id: spec, aliases: [], contextLength: 0, preset: {}, tools: false, note: '' };
-  }
-
-  get model(): ModelInfo {
-    return this.#info;
-  }
-
-  get isReady(): boolean {
-    return this.#progress === null && !this.#isStopping;
-  }
-
-  get progress(): CompileProgress | null {
-    return this.#progress;
+    this.layout = planLayout(compiled.shape, { ...options, maxContext: compiled.shape.maxPositions });
+    this.demand = { floorTokens: 2 * this.layout.maxLen, bytesPerToken: kvBytesPerToken(compiled.shape) };
   }
 
   get gauges(): EngineGaugesView {
     return this.#client?.gauges ?? emptyGauges;
   }
 
-  report(progress: CompileProgress): void {
-    this.#progress = progress;
+  /** Requests that have not ended. */
+  get numActive(): number {
+    return this.#client?.numActive ?? 0;
   }
 
-  submit(options: SubmitOptions, sinks: readonly EngineSink[]): number[] {
-    if (!this.#client || this.#progress !== null) {
-      throw new ServiceError('model_loading', `model ${this.#info.id} is loading`, { retryAfterMs: 1000 });
-    }
-    return this.#client.submit(options, sinks);
+  /** After `start`. See Engine.submit. */
+  submit(options: SubmitOptions, sinks: readonly EngineSink[], ids?: readonly number[]): number[] {
+    return this.#client!.submit(options, sinks, ids);
   }
 
   cancel(id: number): void {
@@ -124,37 +124,21 @@ export class ModelEngine implements Engine {
     this.#client?.forget(session);
   }
 
-  async countTokens(prompt: PromptInput): Promise<number> {
-    if (!this.isReady) {
-      throw new ServiceError('model_loading', `model ${this.#info.id} is loading`, { retryAfterMs: 1000 });
-    }
-    const isCut = prompt.kind === 'chat' && prompt.truncation === 'auto';
-    const maxTokens = isCut ? this.#layout.maxLen - 1 : Number.MAX_SAFE_INTEGER;
-    const result = await this.#encode(this.#compiled, { prompt, maxTokens });
-    if ('code' in result) throw errorFromCode(result.code, result.message);
-    return result.tokenIds.length;
-  }
-
-  /** Opens the workers over one KV memory. Rejects when the memory does not suffice or a worker cannot start. */
-  async start(compiled: CompiledModel): Promise<void> {
-    if (this.#isStopping) return;
-    const { workers, threads, slots, maxContext, kvMemoryBytes, models, log } = this.#options;
-    this.report({ phase: 'starting workers', done: 1 });
-    const memory = { workers, slots, maxContext, kvMemoryBytes: kvMemoryBytes / models.length };
-    this.#compiled = compiled;
-    this.#layout = planLayout(compiled.shape, memory);
+  /** Opens the workers over one KV memory. Rejects when one cannot start; then `stop` is still to be called. */
+  async start(share: KvShare): Promise<void> {
+    const { workers, threads, slots, log } = this.#options;
+    const compiled = this.#compiled;
     const queue = { ...defaultQueue, ...this.#options.queue };
-    this.#shared = allocateShared(compiled.shape, this.#layout, numFlags(queue.queueSize, slots));
-    this.#info = { ...compiled.info, contextLength: this.#layout.maxLen };
+    this.#shared = allocateShared(compiled.shape, this.layout, numFlags(queue.queueSize, slots), share.shared);
     const checker = (this.#checker = new GrammarChecker(compiled));
     const link = {
       toLead: (message: ToWorker) => this.#post(this.#workers[0]!, message),
       wake: () => this.#workers.forEach(wake),
       encode: (prompt: PromptInput, maxTokens: number) => this.#encode(compiled, { prompt, maxTokens }),
-      checkGrammar: (spec: GrammarSpec) => checker.check(spec),
+      checkGrammar: (spec: GrammarSpec, tenant: string) => checker.check(spec, tenant),
     };
-    this.#client = new EngineClient(compiled, this.#layout.maxLen, this.#shared.flags, link, queue);
-    this.#client.onStepEnd = () => this.onStepEnd?.();
+    this.#client = new EngineClient(compiled, this.layout.maxLen, this.#shared.flags, link, queue);
+    this.#client.onStepEnd = (isCollected) => this.onStepEnd?.(isCollected);
     this.#client.onStepStats = (stats) => this.onStepStats?.(stats);
     this.#pool = this.#makePool(workers);
     this.#pool.on('error', (error) => log.error({ err: error }, 'engine pool error'));
@@ -162,27 +146,27 @@ export class ModelEngine implements Engine {
     this.#connect();
     this.#watchdog = setInterval(() => this.#watch(), WATCH_INTERVAL_MS);
     this.#watchdog.unref();
-    const bytes = kvBytesPerToken(compiled.shape);
     log.info(
       {
-        model: this.#info.id,
+        model: this.#name,
         origin: compiled.origin,
         weights: `${formatBytes(compiled.weightsBytes)}, ${compiled.quantization}`,
-        context: this.#layout.maxLen,
+        context: this.layout.maxLen,
         kvType: compiled.shape.kvType,
-        kvBytesPerToken: bytes,
+        kvBytesPerToken: this.demand.bytesPerToken,
         ...(compiled.kvDivergence > 0 ? { kvDivergence: Number(compiled.kvDivergence.toPrecision(2)) } : {}),
-        slots: this.#layout.numSlots,
-        kvBudget: formatBytes(this.#layout.budgetTokens * bytes),
-        kvReserved: formatBytes(2 * this.#layout.maxLen * bytes),
+        slots: this.layout.numSlots,
+        kvBudget: formatBytes(this.layout.budgetTokens * this.demand.bytesPerToken),
+        kvReserved: formatBytes(share.floorBytes),
         workers: `${workers} x ${threads} thread${threads > 1 ? 's' : ''}`,
       },
       'model ready',
     );
-    this.#progress = null;
+    this.#isServing = true;
   }
 
-  async stop(): Promise<void> {
+  /** Ends what is active with this error, and every worker's loop. `start` may be under way, and rejects then. */
+  async stop(reason?: ServiceError): Promise<void> {
     this.#isStopping = true;
     clearInterval(this.#watchdog);
     for (const worker of this.#workers) {
@@ -190,10 +174,15 @@ export class ModelEngine implements Engine {
       wake(worker);
     }
     await Promise.allSettled(this.#workers.map(({ task }) => task));
-    this.#client?.close();
+    this.#client?.close(reason);
     this.#checker?.close();
     for (const worker of this.#workers) worker.port.close();
     await this.#pool?.close();
+    // Whoever still knows this engine must not keep its KV memory from being freed.
+    this.#shared = null;
+    this.#client = null;
+    this.#pool = null;
+    this.#workers = [];
   }
 
   // --- threads
@@ -205,14 +194,15 @@ export class ModelEngine implements Engine {
     const init: WorkerInit = {
       index,
       model: this.#compiled,
-      layout: this.#layout,
-      shared: this.#shared,
+      layout: this.layout,
+      shared: this.#shared!,
       ctl,
       port: port2,
       threads: this.#options.threads,
       speculation: this.#options.speculation,
       solo: this.#options.solo,
       debugOwners: this.#options.debugOwners,
+      cores: availableParallelism(),
     };
     const task = this.#pool!.run(init, { transferList: [port2] });
     const control = new Int32Array(ctl);
@@ -242,6 +232,7 @@ export class ModelEngine implements Engine {
   /** The worker that posted it may be waiting for that (workers/step-post.ts). */
   #deliver(message: StepOutput): void {
     this.#order.receive(message);
+    if (this.#shared === null) return;
     const order = new Int32Array(this.#shared.order);
     Atomics.store(order, Order.delivered, this.#order.next);
     Atomics.notify(order, Order.delivered);
@@ -273,8 +264,8 @@ export class ModelEngine implements Engine {
     for (let item; (item = receiveMessageOnPort(worker.port));) this.#receive(worker.index, item.message as FromWorker);
     worker.port.close();
     setTimeout(() => this.#order.skipMissing(), LAST_POSTS_MS).unref();
-    this.#options.log.error({ model: this.#info.id, worker: worker.index, reason }, 'engine worker died');
-    if (this.#progress !== null) return; // start() rejects
+    this.#options.log.error({ model: this.#name, worker: worker.index, reason }, 'engine worker died');
+    if (!this.#isServing) return; // start() rejects
     const now = Date.now();
     this.#deaths = [...this.#deaths.filter((at) => now - at < DEATH_WINDOW_MS), now];
     if (this.#deaths.length > MAX_DEATHS) {
@@ -334,7 +325,7 @@ export class ModelEngine implements Engine {
         worker.lastBeatMs = now;
       } else if (worker.isAlive && now - worker.lastBeatMs > hangMs) {
         clearInterval(this.#watchdog);
-        this.onFatal?.(`engine worker ${worker.index} of ${this.#info.id} has been in one step for ${hangMs / 1000} s`);
+        this.onFatal?.(`engine worker ${worker.index} of ${this.#name} has been in one step for ${hangMs / 1000} s`);
       }
     }
   }

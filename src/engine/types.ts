@@ -56,8 +56,11 @@ export interface Engine {
   readonly gauges: EngineGaugesView;
   /** Loading progress 0..1 with its phase, for /readyz; null once ready. */
   readonly progress: { phase: string; done: number } | null;
-  /** Called after all events of one engine step were delivered to their sinks: the moment to flush sockets. */
-  onStepEnd: (() => void) | null;
+  /**
+   * Called after all events of one message of a worker were delivered to their sinks: the moment to flush sockets.
+   * `isCollected`: it had several steps, so that its text has been collected for a few milliseconds already.
+   */
+  onStepEnd: ((isCollected: boolean) => void) | null;
   /**
    * Queues a request with a sink for each of its choices (nearly always one); events arrive at the sinks, never during
    * this call. Throws ServiceError (`overloaded`, `shutting_down`, `model_loading`), and then nothing is queued. Returns

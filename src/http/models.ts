@@ -18,10 +18,11 @@ function embeddingModel({ id, aliases, note, maxTokens, dimensions }: EmbeddingM
   return { id, aliases, note, object: { context_length: maxTokens, tools: false, dimensions } };
 }
 
-/** Chat models first, in their order. */
+/** Chat models first, in their order; those that cannot be asked yet are not among them. */
 function allModels({ engines }: Services): ListedModel[] {
   const embeddings = engines.embeddings?.info;
-  return [...engines.engines.map(({ model }) => chatModel(model)), ...(embeddings ? [embeddingModel(embeddings)] : [])];
+  const ready = engines.engines.filter(({ isReady }) => isReady);
+  return [...ready.map(({ model }) => chatModel(model)), ...(embeddings ? [embeddingModel(embeddings)] : [])];
 }
 
 function modelObject({ id, aliases, note, object }: ListedModel): object {

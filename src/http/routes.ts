@@ -7,6 +7,7 @@ import { cancelResponse, countInputTokens, deleteResponse } from '../dialects/re
 import { getResponse, listInputItems } from '../dialects/response-reads.ts';
 import { createResponse } from '../dialects/responses.ts';
 import type { Services } from '../services.ts';
+import { listAdminModels, loadModel, reloadModels, unloadModel } from './admin.ts';
 import { ClientGone } from './body.ts';
 import { answerPreflight, setCorsHeaders } from './cors.ts';
 import type { Exchange } from './exchange.ts';
@@ -33,6 +34,10 @@ const table = new Map<string, Row>([
   ['/v1/responses/{id}/input_items', { methods: { GET: listInputItems } }],
   ['/v1/models', { methods: { GET: listModels } }],
   ['/v1/models/{id}', { methods: { GET: getModel } }],
+  ['/v1/admin/models', { methods: { GET: listAdminModels } }],
+  ['/v1/admin/models/load', { methods: { POST: loadModel } }],
+  ['/v1/admin/models/unload', { methods: { POST: unloadModel } }],
+  ['/v1/admin/models/reload', { methods: { POST: reloadModels } }],
   ['/healthz', { methods: { GET: healthz }, isProbe: true }],
   ['/readyz', { methods: { GET: readyz }, isProbe: true }],
   ['/metrics', { methods: { GET: metrics }, isProbe: true }],
@@ -74,7 +79,7 @@ function route(exchange: Exchange, services: Services): void | Promise<void> {
   const host = exchange.header('host');
   if (services.isDraining) exchange.closeAfterwards();
   if (!found?.row.isProbe) services.origins.check(origin, host);
-  if (origin !== '') setCorsHeaders(exchange, origin);
+  if (origin !== '' && services.origins.isOriginAllowed(origin, host)) setCorsHeaders(exchange, origin);
   if (!found) {
     if (exchange.method === 'OPTIONS') return answerPreflight(exchange, ['GET', 'HEAD']);
     if (exchange.method !== 'GET' && exchange.method !== 'HEAD') throw notFound(exchange);

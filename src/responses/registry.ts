@@ -63,6 +63,7 @@ export class Responses {
   #touched = new Set<Response>();
   readonly #afterPublish = new Set<() => void>();
   #isPublishQueued = false;
+  #isCollected = false;
 
   constructor(options: ResponsesOptions = {}) {
     this.#now = options.now ?? (() => performance.timeOrigin + performance.now());
@@ -195,8 +196,14 @@ export class Responses {
     return response === undefined || this.#removed.has(response) ? undefined : response;
   }
 
+  /** The engine has collected the events that are being published: they should not be collected once more. */
+  get isCollected(): boolean {
+    return this.#isCollected;
+  }
+
   /** Tells the subscribers of everything that changed since the last call, then flushes the outboxes. */
-  publish(): void {
+  publish(isCollected = false): void {
+    this.#isCollected = isCollected;
     const touched = this.#touched;
     this.#touched = new Set();
     for (const response of touched) {
@@ -213,6 +220,7 @@ export class Responses {
     // After all were told: a reader that takes everything at once is not behind.
     for (const flush of this.#afterPublish) flush();
     for (const response of touched) response.reviewParking();
+    this.#isCollected = false;
   }
 
   /** Calls back after each publish. Returns the function that ends it. */

@@ -7,6 +7,7 @@ import type { ChatMessage, CreateOptions, LatencyClass, SessionInfo, SessionOpti
 import { resolveSampling } from '../../protocol/sampling.ts';
 import type { PromptInput } from '../../workers/messages.ts';
 import type { Caller } from '../auth/caller.ts';
+import { nativeForm } from '../dialects/structure.ts';
 import type { Engine } from '../engine/types.ts';
 import type { Responses } from '../responses/registry.ts';
 import type { Response } from '../responses/response.ts';
@@ -149,7 +150,7 @@ export class Sessions {
     const requestKey = JSON.stringify([caller.tenant, session?.id ?? from.origin, requestId]);
     const known = this.#responses.byRequest(requestKey);
     if (known !== undefined) return known;
-    const common = {
+    const fields = {
       requestKey,
       session: session?.id ?? null,
       class: options.class ?? from.class,
@@ -160,26 +161,25 @@ export class Sessions {
       extraBytes: messageBytes(options.messages),
     };
     const replaced = options.supersede === undefined ? [] : (from.named?.(options.supersede) ?? []);
+    const tools = [...(options.tools ?? session?.tools ?? [])];
+    const common = { ...fields, tools, grammar: nativeForm(options, tools) };
     if (session === null) {
-      const { messages, tools = [], truncation = 'auto' } = options;
+      const { messages, truncation = 'auto' } = options;
       if (messages.length === 0) {
         throw new ServiceError('invalid_request', 'messages must not be empty.', { param: 'messages' });
       }
       const prompt = { kind: 'chat' as const, messages, tools, history: null, truncation };
       const engine = this.#engineFor(options.model);
-      if (options.supersede === undefined) return this.#responses.create(engine, caller, { ...common, tools, prompt });
+      if (options.supersede === undefined) return this.#responses.create(engine, caller, { ...common, prompt });
       this.#replace(replaced);
-      return this.#responses.createWith(engine, caller, { ...common, tools }, (response) =>
-        startAfter(replaced, response, prompt),
-      );
+      return this.#responses.createWith(engine, caller, common, (response) => startAfter(replaced, response, prompt));
     }
     assertTurn(session, options, this.#engineFor);
     session.assertRoom(replaced);
     this.#replace(replaced);
-    const tools = [...(options.tools ?? session.tools)];
     const truncation = options.truncation ?? session.truncation;
     const request = { messages: options.messages, tools, truncation };
-    return this.#responses.createWith(session.engine, caller, { ...common, tools }, (response) => {
+    return this.#responses.createWith(session.engine, caller, common, (response) => {
       if (options.supersede === undefined) session.run(response, request);
       else orFail(response, () => session.run(response, request));
     });
@@ -328,7 +328,7 @@ function startAfter(replaced: readonly Response[], response: Response, prompt: P
 
 /** Throws `invalid_request` when the options do not fit a turn of this session. */
 function assertTurn(session: Session, options: CreateOptions, engineFor: EngineFor): void {
-  if (options.model !== undefined && engineFor(options.model) !== session.engine) {
+  if (options.model !== undefined && engineFor(options.model).model.id !== session.engine.model.id) {
     const message = `This session uses model ${session.engine.model.id}; open another one to change it.`;
     throw new ServiceError('invalid_request', message, { param: 'model' });
   }

@@ -74,7 +74,7 @@ export class SocketServer {
       limits: options.limits ?? {},
       authenticate,
       now: this.#now,
-      isBusy: () => this.#responses.active >= busyResponses,
+      isBusy: () => this.#responses.active >= busyResponses && !this.#responses.isCollected,
       wants: (outbox) => void this.#wanting.add(outbox),
       onDelay: (latencyClass, delayMs) => options.onDelay?.(latencyClass, delayMs),
       queuePosition: (response) => responses.queuePositions().get(response),

@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { benches } from '../../bench/bench.ts';
 import { ClientProcess } from '../../bench/load/client-process.ts';
 import type { LoadJob, LoadResult } from '../../bench/load/load-client.ts';
 import { defaultCacheDir, ServerProcess } from '../../bench/server-process.ts';
@@ -15,12 +16,16 @@ describe('npm run bench', () => {
   it('lists all benches with --help', async () => {
     const { stdout } = await run('--help');
     for (const name of ['codec', 'decode', 'serve', 'stall', 'memory']) expect(stdout).toContain(name);
+    // One column of names, one of questions.
+    const columns = [...stdout.matchAll(/^ {2}([a-z]+ +)\S/gm)].map(([, name]) => name!.length);
+    expect(columns).toHaveLength(Object.keys(benches).length);
+    expect(new Set(columns).size).toBe(1);
   });
 
   it('names the benches there are when asked for another', async () => {
     await expect(run('speed')).rejects.toMatchObject({
       code: 2,
-      stderr: expect.stringMatching(/^bench: there is no bench "speed"; there are codec, decode, serve/) as string,
+      stderr: expect.stringMatching(/^bench: there is no bench "speed"; there are codec, decode, /) as string,
     });
     await expect(run('toString')).rejects.toMatchObject({ code: 2 });
   });

@@ -6,7 +6,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { connect, ConnectionLostError } from '../../clients/index.ts';
 import type { Client, ResponseStream, SendOptions } from '../../clients/index.ts';
 import type { TcpProxy } from '../../clients/demos/tcp-proxy.ts';
-import { seeded, startChaos } from './support/chaos.ts';
+import { random as seededRandom } from '../support/random.ts';
+import { startChaos } from './support/chaos.ts';
 import { RealServer } from './support/real-server.ts';
 import { until } from './support/until.ts';
 
@@ -97,7 +98,7 @@ describe(`Over a network that cuts at random (SEED=${seed}, ${numTrials} trials)
         alone.push((await direct.create({ messages, sampling }).finished).text);
       }
       const proxy = await chaos();
-      const random = seeded(seed);
+      const random = seededRandom(seed);
       const all = Array.from({ length: numClients }, () => open(proxy.port));
       let numLeft = numTrials;
       let numResumed = 0;

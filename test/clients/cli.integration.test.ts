@@ -74,6 +74,11 @@ describe('The terminal chat with a piped input', () => {
     expect(await run(['--url', server.url], 'hi')).toEqual({ out: 'half\n', err: 'Too much to do.\n', code: 1 });
   });
 
+  it('passes on every byte of an answer, also those that a terminal would obey', async () => {
+    const server = await serve({ script: () => ({ pieces: ['a\u001b[2J', '\tb'] }) });
+    expect((await run(['--url', server.url], 'hi')).out).toBe('a\u001b[2J\tb\n');
+  });
+
   it('prints its help', async () => {
     const result = await run(['--help'], '');
     expect(result.out).toContain('npm run chat');
@@ -118,6 +123,13 @@ describe.skipIf(!hasScript)('The terminal chat on a terminal', () => {
     await closed;
     expect(terminal.child.exitCode).toBe(0);
     await until(() => server.sessions.size === 0);
+  });
+
+  it('shows what a model says and does not obey it', async () => {
+    const terminal = await openTerminal(await serve({ script: () => ({ pieces: ['a\u001b[2J', '\u009bb'] }) }));
+    terminal.type('hi\r');
+    await until(() => terminal.shown().includes('TTFT'));
+    expect(terminal.shown()).toContain('a\uFFFD[2J\uFFFDb');
   });
 
   it('leaves with Ctrl-C twice at the prompt, and says so after the first', async () => {

@@ -1,30 +1,10 @@
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { connect, ConnectionLostError, ServiceError } from '../../clients/index.ts';
-import type { Client, ConnectionState, ConnectOptions, ToolCall } from '../../clients/index.ts';
+import type { ConnectionState, ToolCall } from '../../clients/index.ts';
 import { Op } from '../../protocol/messages.ts';
-import { FakeServer, words } from './support/fake-server.ts';
-import type { FakeServerOptions } from './support/fake-server.ts';
+import { open, serve } from './support/fake-house.ts';
+import { words } from './support/fake-server.ts';
 import { until } from './support/until.ts';
-
-const servers: FakeServer[] = [];
-const clients: Client[] = [];
-
-afterEach(async () => {
-  for (const client of clients.splice(0)) client.close();
-  for (const server of servers.splice(0)) await server.stop();
-});
-
-async function serve(options: FakeServerOptions = {}): Promise<FakeServer> {
-  const server = await FakeServer.start(options);
-  servers.push(server);
-  return server;
-}
-
-function open(server: FakeServer, options: ConnectOptions = {}): Client {
-  const client = connect(server.url, { retryFirstMs: 5, retryMaxMs: 20, ...options });
-  clients.push(client);
-  return client;
-}
 
 describe('A session', () => {
   it('streams the text in order and finishes with usage and reason', async () => {

@@ -32,7 +32,9 @@ describe('The demonstrations', () => {
   });
 
   it('type like an editor and count what was computed for nobody', async () => {
-    const { out } = await run('ide-typing', ['--url', server.url, '--text', 'export const a', '--tokens', '64']);
+    // The address as the SDK and the terminal chat take it.
+    const url = server.url.replace('http', 'ws');
+    const { out } = await run('ide-typing', ['--url', url, '--text', 'export const a', '--tokens', '64']);
     const rows = [...out.matchAll(/^(.+?) +generated +(\d+) +in time +(\d+) +wasted +([0-9.]+) %/gm)];
     expect(rows.map(([, name]) => name)).toEqual([
       'supersede',

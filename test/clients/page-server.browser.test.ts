@@ -208,13 +208,7 @@ describe.skipIf(executable === null)('The chat page on the server with the defau
   it('answers in four chats on a phone, over one socket and without moving anything', async () => {
     const chat = await open({ viewport: { width: 360, height: 740 } });
     await chat.openFour();
-    await chat.page.evaluate(() => {
-      const store = globalThis as unknown as { shifts: number };
-      store.shifts = 0;
-      new PerformanceObserver((list) => {
-        for (const entry of list.getEntries()) store.shifts += (entry as unknown as { value: number }).value;
-      }).observe({ type: 'layout-shift' });
-    });
+    const shifts = await chat.watchShifts();
     const questions = ['What is the capital of France?', '为什么天空是蓝色的？', 'Write a short poem.', '你好'];
     for (const [index, question] of questions.entries()) await chat.ask(index, question);
     for (let index = 0; index < 4; index++) {
@@ -223,7 +217,7 @@ describe.skipIf(executable === null)('The chat page on the server with the defau
       expect((await chat.answerText(index)).length).toBeGreaterThan(1);
     }
     expect(await chat.hasHorizontalScroll()).toBe(false);
-    expect(await chat.page.evaluate(() => (globalThis as unknown as { shifts: number }).shifts)).toBe(0);
+    expect(await shifts()).toBe(0);
     expect(chat.sockets.length).toBe(1);
     expect(await chat.page.locator('.model-line').textContent()).toContain('minimind2-small');
   }, 120_000);

@@ -42,18 +42,6 @@ async function open(
   return { server, chat };
 }
 
-/** Sum of the browser's own layout-shift scores from now on; input does not excuse any. */
-async function watchShifts(chat: ChatPage): Promise<() => Promise<number>> {
-  await chat.page.evaluate(() => {
-    const store = globalThis as unknown as { shifts: number };
-    store.shifts = 0;
-    new PerformanceObserver((list) => {
-      for (const entry of list.getEntries()) store.shifts += (entry as unknown as { value: number }).value;
-    }).observe({ type: 'layout-shift' });
-  });
-  return () => chat.page.evaluate(() => (globalThis as unknown as { shifts: number }).shifts);
-}
-
 describe.skipIf(executable === null)('The chat page', () => {
   it.each([
     [1440, 'light'],
@@ -87,7 +75,7 @@ describe.skipIf(executable === null)('The chat page', () => {
     );
     await chat.ask(0, 'A long poem, please');
     await chat.hasBegun(0);
-    const shifts = await watchShifts(chat);
+    const shifts = await chat.watchShifts();
     await chat.isIn(0, 'done');
     const scroller = chat.pane(0).locator('.transcript-scroller');
     const gap = (): Promise<number> =>
@@ -179,6 +167,18 @@ describe.skipIf(executable === null)('The chat page', () => {
     expect(await chat.answerText(0)).toBe(evil);
     expect(await chat.page.locator('.pane img, .pane b, .pane i, .pane script').count()).toBe(0);
     expect(await chat.page.title()).toBe('Tokenwire');
+  });
+
+  it('says no more than that it was stopped where nothing had come', async () => {
+    const { chat } = await open({ script: () => ({ pieces: ['late'], pauseMs: 4000 }) });
+    await chat.ask(0, 'x');
+    await chat.isIn(0, 'running');
+    await chat.pane(0).locator('.turn-stats').filter({ hasText: 'waiting for the first token' }).waitFor();
+    await chat.page.keyboard.press('Escape');
+    await chat.isIn(0, 'cancelled');
+    expect(await chat.pane(0).locator('.turn-stats').textContent()).toBe('');
+    expect(await chat.answer(0).isVisible()).toBe(false);
+    expect(await chat.pane(0).locator('.turn-notice').textContent()).toBe('Stopped.');
   });
 
   it('says why an answer failed and asks again on request', async () => {
@@ -277,6 +277,26 @@ describe.skipIf(executable === null)('The chat page', () => {
     await chat.connected();
     await chat.ask(0, 'in');
     await chat.isIn(0, 'done');
+  });
+
+  it('shows the figures of an answer whole or not at all', async () => {
+    const { chat } = await open(
+      { script: () => ({ pieces: words(poem), pauseMs: 1 }) },
+      { viewport: { width: 1200, height: 760 } },
+    );
+    await chat.openFour();
+    await chat.ask(0, 'x');
+    await chat.isIn(0, 'done');
+    const figures = await chat.page.locator('.turn-stats').evaluate((line) => {
+      const { bottom, right } = line.getBoundingClientRect();
+      return [...line.children].map((figure) => {
+        const box = figure.getBoundingClientRect();
+        return { isShown: box.top < bottom, isWhole: box.right <= right && figure.scrollWidth <= figure.clientWidth };
+      });
+    });
+    expect(figures).toHaveLength(3);
+    expect(figures[0]).toEqual({ isShown: true, isWhole: true });
+    expect(figures.filter(({ isShown, isWhole }) => isShown && !isWhole)).toEqual([]);
   });
 
   it('tells assistive technology what things are', async () => {

@@ -1,7 +1,15 @@
 // The SDK on the real server with the fake model: what a scripted server could get wrong.
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { connect } from '../../clients/index.ts';
-import type { Client, ConnectOptions, Sentence, Transport, TransportEvents } from '../../clients/index.ts';
+import type {
+  Client,
+  ConnectOptions,
+  ResponseStream,
+  Sentence,
+  TokenLogprob,
+  Transport,
+  TransportEvents,
+} from '../../clients/index.ts';
 import { openWebSocket } from '../../clients/websocket.ts';
 import { RealServer } from './support/real-server.ts';
 import { until } from './support/until.ts';
@@ -36,6 +44,15 @@ function losable(): { transport: NonNullable<ConnectOptions['transport']>; lose(
     },
     lose: () => current?.close(4321, 'lost'),
   };
+}
+
+/** Of all its text events, in order. */
+async function tokensOf(response: ResponseStream): Promise<TokenLogprob[]> {
+  const tokens: TokenLogprob[] = [];
+  for await (const event of response.events()) {
+    if (event.type === 'text' && event.tokens) tokens.push(...event.tokens);
+  }
+  return tokens;
 }
 
 describe('The SDK on the real server', () => {
@@ -160,6 +177,32 @@ describe('The SDK on the real server', () => {
     ]);
     for (const { text, start, end } of sentences) expect(response.text.slice(start, end)).toBe(text);
   });
+
+  it('gives the tokens of the text with their log-probabilities, once each, over lost connections and to who watches', async () => {
+    const { transport, lose } = losable();
+    const options = { sampling: { maxTokens: 120, temperature: 1, seed: 4, ignoreEos: true }, logprobs: 2 } as const;
+    const messages = [{ role: 'user' as const, content: 'scored' }];
+    const calm = open().create({ messages, ...options });
+    const expected = await tokensOf(calm);
+    const bytes = Buffer.from(expected.flatMap(([, , own]) => own ?? []));
+    expect(bytes.toString()).toBe(calm.text);
+    for (const [, logprob, , top] of expected) {
+      expect(logprob).toBeLessThanOrEqual(0);
+      expect(top).toHaveLength(2);
+    }
+    const shaken = open({ transport }).create({ messages, ...options });
+    const collected = tokensOf(shaken);
+    for (const numEvents of [5, 50]) {
+      await until(() => shaken.numEvents > numEvents);
+      lose();
+    }
+    const watched = open().watch({ response: shaken.id as string }, { logprobs: true });
+    expect(await tokensOf(watched)).toEqual(expected);
+    expect(await collected).toEqual(expected);
+    expect(shaken.text).toBe(calm.text);
+    const plain = open().watch({ response: shaken.id as string });
+    expect(await tokensOf(plain)).toEqual([]);
+  }, 20_000);
 
   it('parks an answer whose loop has stopped, and goes on with it', async () => {
     const response = open().create({

@@ -1,30 +1,10 @@
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { Op } from '../../protocol/messages.ts';
-import { connect, ConnectionLostError } from '../../clients/index.ts';
-import type { Client, ConnectOptions, SessionOrigin } from '../../clients/index.ts';
+import { ConnectionLostError } from '../../clients/index.ts';
+import type { SessionOrigin } from '../../clients/index.ts';
+import { open, serve } from './support/fake-house.ts';
 import { FakeServer, words } from './support/fake-server.ts';
-import type { FakeServerOptions } from './support/fake-server.ts';
 import { until } from './support/until.ts';
-
-const servers: FakeServer[] = [];
-const clients: Client[] = [];
-
-afterEach(async () => {
-  for (const client of clients.splice(0)) client.close();
-  for (const server of servers.splice(0)) await server.stop();
-});
-
-async function serve(options: FakeServerOptions = {}): Promise<FakeServer> {
-  const server = await FakeServer.start(options);
-  servers.push(server);
-  return server;
-}
-
-function open(server: FakeServer, options: ConnectOptions = {}): Client {
-  const client = connect(server.url, { retryFirstMs: 5, retryMaxMs: 20, ...options });
-  clients.push(client);
-  return client;
-}
 
 describe('A dropped connection', () => {
   it('only delays the running answer: its text, its calls and its session come out whole', async () => {
@@ -141,14 +121,16 @@ describe('A dropped connection', () => {
     const { port } = first;
     await first.stop();
     const pauses: number[] = [];
-    const client = connect(`ws://127.0.0.1:${port}`, {
-      retryFirstMs: 8,
-      retryMaxMs: 32,
-      onState: (state) => {
-        if (state.state === 'waiting') pauses.push(state.retryInMs);
+    const client = open(
+      { url: `ws://127.0.0.1:${port}` },
+      {
+        retryFirstMs: 8,
+        retryMaxMs: 32,
+        onState: (state) => {
+          if (state.state === 'waiting') pauses.push(state.retryInMs);
+        },
       },
-    });
-    clients.push(client);
+    );
     const answer = client.session().send('still there');
     await expect(client.ready()).rejects.toThrow('no server answers');
     await until(() => pauses.length >= 4);

@@ -5,7 +5,7 @@ import { encode } from '../../protocol/codec.ts';
 import { Limits, PROTOCOL_VERSION } from '../../protocol/constants.ts';
 import { Op } from '../../protocol/messages.ts';
 import type { ClientMessage } from '../../protocol/messages.ts';
-import { random } from '../src/support/house.ts';
+import { random } from '../support/random.ts';
 import { Bystanders } from './support/bystander.ts';
 import { chat, exchange, tcp } from './support/http-client.ts';
 import { NativeClient } from './support/native-client.ts';

@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Op } from '../../protocol/messages.ts';
 import type { CreateOptions } from '../../protocol/messages.ts';
-import { random } from '../src/support/house.ts';
+import { random } from '../support/random.ts';
 import type { Answer } from './support/answer.ts';
 import { NativeClient } from './support/native-client.ts';
 import { TestServer } from './support/test-server.ts';

@@ -5,6 +5,7 @@ import type { ChatMessage, ClientMessage, FinishReason, ServerMessage, SessionIn
 import type { CreateOptions, Delta, HelloOptions, LiveState, ResumeOptions } from '../../protocol/messages.ts';
 import type { SessionOptions, StateDetail, ToolDefinition, ViewOptions, WireError } from '../../protocol/messages.ts';
 import type { TokenAlternative, TokenLogprob } from '../../protocol/messages.ts';
+import type { ResponseFormat, ToolChoice } from '../../protocol/messages.ts';
 import { samplingRanges } from '../../protocol/sampling.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 
@@ -111,8 +112,37 @@ function tools(r: Random): ToolDefinition[] {
   return r.list(0, 4, (index) => ({
     name: `tool_${index}-${r.int(0, 999)}`,
     ...(r.chance(0.5) ? { description: r.text(0, 60) } : {}),
+    ...(r.chance(0.3) ? { strict: r.chance(0.5) } : {}),
     ...(r.chance(0.5) ? { parameters: { type: 'object', properties: { [r.text(1, 9)]: { minimum: r.next() } } } } : {}),
   }));
+}
+
+function toolChoice(r: Random): ToolChoice {
+  const named = () => ({ type: 'function' as const, name: `f_${r.int(0, 99)}` });
+  const mode = r.pick(['auto', 'required'] as const);
+  return r.pick<ToolChoice>([
+    'none',
+    mode,
+    named(),
+    { type: 'allowed_tools', mode, tools: [named(), ...r.list(0, 3, named)] },
+  ]);
+}
+
+function responseFormat(r: Random): ResponseFormat {
+  return r.pick<ResponseFormat>([
+    { type: 'text' },
+    { type: 'json_object' },
+    { type: 'regex', pattern: r.text(1, 40) },
+    {
+      type: 'json_schema',
+      name: `s-${r.int(0, 99)}`,
+      ...r.some<{ description: string; schema: Record<string, unknown>; strict: boolean }>({
+        description: () => r.text(0, 40),
+        schema: () => ({ type: 'object', properties: { [r.text(1, 9)]: { type: 'null' } } }),
+        strict: () => r.chance(0.5),
+      }),
+    },
+  ]);
 }
 
 function message(r: Random, roles: readonly ChatMessage['role'][]): ChatMessage {
@@ -163,6 +193,9 @@ function createOptions(r: Random): CreateOptions {
   const inSession = r.chance(0.5);
   const rest = r.some<Omit<CreateOptions, 'session' | 'messages' | 'model'>>({
     tools: () => tools(r),
+    toolChoice: () => toolChoice(r),
+    parallelToolCalls: () => r.chance(0.5),
+    responseFormat: () => responseFormat(r),
     sampling: () => sampling(r),
     class: () => r.pick(latencyClasses),
     truncation: () => truncation(r),

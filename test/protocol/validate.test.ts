@@ -11,6 +11,8 @@ const user = { role: 'user', content: 'Hi' };
 const create = (options: unknown) => [Op.Create, LANE, 'r1', options];
 const withMessage = (message: unknown) => create({ messages: [user, message] });
 const withSampling = (sampling: unknown) => create({ messages: [user], sampling });
+const withForm = (form: object) => create({ messages: [user], ...form });
+const fn = { type: 'function', name: 'f' };
 const withTools = (tools: unknown) => create({ messages: [user], tools });
 const tool = { name: 'f' };
 const resume = { response: 'resp', epoch: 'e', lastSeq: 3 };
@@ -204,7 +206,36 @@ describe('parseClientMessage', () => {
     ['tools[0].description', withTools([{ ...tool, description: 1 }])],
     ['tools[0].parameters', withTools([{ ...tool, parameters: 'object' }])],
     ['tools[0].parameters', withTools([{ ...tool, parameters: [] }])],
-    ['tools[0].strict', withTools([{ ...tool, strict: true }])],
+    ['tools[0].strict', withTools([{ ...tool, strict: 'yes' }])],
+    // form
+    ['toolChoice', withForm({ toolChoice: 'any' })],
+    ['toolChoice', withForm({ toolChoice: 1 })],
+    ['toolChoice', withForm({ toolChoice: [] })],
+    ['toolChoice.type', withForm({ toolChoice: {} })],
+    ['toolChoice.type', withForm({ toolChoice: { type: 'custom', name: 'f' } })],
+    ['toolChoice.name', withForm({ toolChoice: { type: 'function' } })],
+    ['toolChoice.name', withForm({ toolChoice: { type: 'function', name: 'with space' } })],
+    ['toolChoice.function', withForm({ toolChoice: { type: 'function', name: 'f', function: {} } })],
+    ['toolChoice.mode', withForm({ toolChoice: { type: 'allowed_tools', tools: [fn] } })],
+    ['toolChoice.mode', withForm({ toolChoice: { type: 'allowed_tools', mode: 'none', tools: [fn] } })],
+    ['toolChoice.tools', withForm({ toolChoice: { type: 'allowed_tools', mode: 'auto', tools: [] } })],
+    [
+      'toolChoice.tools[0].type',
+      withForm({ toolChoice: { type: 'allowed_tools', mode: 'auto', tools: [{ name: 'f' }] } }),
+    ],
+    ['parallelToolCalls', withForm({ parallelToolCalls: 1 })],
+    ['responseFormat', withForm({ responseFormat: 'json' })],
+    ['responseFormat.type', withForm({ responseFormat: {} })],
+    ['responseFormat.type', withForm({ responseFormat: { type: 'grammar' } })],
+    ['responseFormat.schema', withForm({ responseFormat: { type: 'json_object', schema: {} } })],
+    ['responseFormat.pattern', withForm({ responseFormat: { type: 'regex' } })],
+    ['responseFormat.pattern', withForm({ responseFormat: { type: 'regex', pattern: '' } })],
+    ['responseFormat.pattern', withForm({ responseFormat: { type: 'regex', pattern: 'x'.repeat(65_537) } })],
+    ['responseFormat.name', withForm({ responseFormat: { type: 'json_schema', schema: {} } })],
+    ['responseFormat.name', withForm({ responseFormat: { type: 'json_schema', name: '', schema: {} } })],
+    ['responseFormat.schema', withForm({ responseFormat: { type: 'json_schema', name: 's', schema: [] } })],
+    ['responseFormat.strict', withForm({ responseFormat: { type: 'json_schema', name: 's', strict: 'yes' } })],
+    ['responseFormat.json_schema', withForm({ responseFormat: { type: 'json_schema', name: 's', json_schema: {} } })],
     // sampling
     ['sampling', withSampling('hot')],
     ['sampling.top_k', withSampling({ top_k: 1 })],

@@ -12,6 +12,14 @@ describe('log lines for people', () => {
       /error ready\nError: x\n {2}at y\n$/,
     );
   });
+
+  it('show what a client chose, and do not obey it', () => {
+    const evil = 'a\r\n12:00:00 ready\u001B[2J\u009B2J\tb';
+    const shown = line({ msg: `GET ${evil}`, name: evil, list: [evil], err: { stack: `Error: ${evil}\n  at y` } });
+    expect(shown.split('\n')).toHaveLength(5);
+    expect(shown).toContain('GET a\uFFFD\uFFFD12:00:00 ready\uFFFD[2J\uFFFD2J\uFFFDb name=a\uFFFD');
+    expect(shown.replaceAll('\n', '')).not.toMatch(/\p{Cc}/u);
+  });
 });
 
 describe('progress bar', () => {

@@ -1,18 +1,8 @@
 // Several answers to one prompt in the engine: what they share, and that they share nothing else.
 import { describe, expect, it } from 'vitest';
 import { Flag } from '../../workers/messages.ts';
+import { random } from '../support/random.ts';
 import { EngineKit } from './support/engine-kit.ts';
-
-/** mulberry32 */
-function random(start: number): () => number {
-  let state = start >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 const seed = Number(process.env.SEED ?? 20261122);
 const prompt = `the sea, the sky and ${'a long road '.repeat(12)}`;

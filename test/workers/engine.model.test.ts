@@ -2,8 +2,8 @@
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { startEngines } from '../../src/engine/pool.ts';
-import type { EngineSet } from '../../src/engine/pool.ts';
+import { startEngines } from '../../src/engine/models.ts';
+import type { EngineSet } from '../../src/engine/models.ts';
 import { kvTypes, type KvType } from '../../workers/messages.ts';
 import { generate } from '../src/support/collect.ts';
 

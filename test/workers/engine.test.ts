@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Ctl, Flag } from '../../workers/messages.ts';
 import { EngineKit } from './support/engine-kit.ts';
-import { random } from './support/random.ts';
+import { random } from '../support/random.ts';
 
 const seed = Number(process.env.SEED ?? 20261122);
 

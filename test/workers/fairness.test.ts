@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { LatencyClass } from '../../protocol/messages.ts';
 import { EngineKit } from './support/engine-kit.ts';
-import { random } from './support/random.ts';
+import { random } from '../support/random.ts';
 
 const seed = Number(process.env.SEED ?? 20261122);
 const endless = { ignoreEos: true, maxTokens: 400 } as const;
@@ -65,6 +65,30 @@ describe('Engine › fairness', () => {
     for (const id of chats) expect(kit.outcome(id).ends).toEqual(['length']);
   });
 
+  it.each([1, 2])('begins voice when all rows are taken, and somebody leaves one meanwhile (%i workers)', (workers) => {
+    const kit = new EngineKit({ workers, rows: 8, homes: 12 * workers });
+    const desk = { tenant: 'desk', class: 'voice' } as const;
+    const numRows = 8 * workers;
+    const voices = [kit.submit('voice 0', { ...endless, ...desk })];
+    const chats = Array.from({ length: numRows + 2 }, (_, i) => kit.submit(`chat ${i}`, endless));
+    steps(kit, 150);
+    // One row in eight is free.
+    for (let i = 1; i <= workers; i++) voices.push(kit.submit(`voice ${i}`, { ...endless, ...desk }));
+    steps(kit, 20);
+    expect(kit.gauges.running).toBe(numRows);
+    const numTokens = (): number => tokensOf(kit, chats);
+    const late = kit.submit('one more', { ...endless, ...desk });
+    const before = numTokens();
+    for (let i = 0; i < 8 && kit.outcome(late).tokens.length === 0; i++) kit.step(i % workers);
+    expect(kit.outcome(late).tokens.length).toBeGreaterThan(0);
+    expect(numTokens() - before).toBeLessThan(8 * numRows);
+    steps(kit, 80);
+    expect(kit.outcome(late).tokens.length).toBeGreaterThan(20 / workers);
+    expect(kit.gauges.running).toBeLessThanOrEqual(numRows);
+    kit.run();
+    for (const id of [...voices, late, ...chats]) expect(kit.outcome(id).ends).toEqual(['length']);
+  });
+
   it('gives all rows to chat where nothing urgent has come', () => {
     const kit = new EngineKit({ rows: 8, homes: 9 });
     const chats = Array.from({ length: 10 }, (_, i) => kit.submit(`chat ${i}`, endless));
@@ -82,6 +106,64 @@ describe('Engine › fairness', () => {
     kit.run();
     const before = long.filter((id) => kit.outcome(id).endedAtStep < kit.outcome(voice).endedAtStep);
     expect(before.length).toBeLessThan(8);
+  });
+
+  it('computes voice that came during a chunk of others before its own rows decode again', () => {
+    const kit = new EngineKit({ rows: 4, homes: 6, maxLen: 2048, prefillUsPerToken: 200 });
+    const chat = kit.submit('chat', endless);
+    steps(kit, 10);
+    const long = kit.submit('long '.repeat(300), { class: 'batch', maxTokens: 2 });
+    let voice = 0;
+    kit.onChunk = () => {
+      kit.onChunk = () => undefined;
+      voice = kit.submit([65, 66, 67, 68], { ...endless, class: 'voice' });
+    };
+    const before = kit.outcome(chat).tokens.length;
+    kit.step(0);
+    expect(kit.outcome(chat).tokens).toHaveLength(before + 1);
+    expect(kit.outcome(voice).tokens).toHaveLength(1);
+    expect(kit.outcome(long).tokens).toHaveLength(0);
+    for (const id of [chat, long, voice]) kit.cancel(id);
+    kit.run();
+  });
+
+  it('serves prompts of one class and about one length in the order they came', () => {
+    const kit = new EngineKit({ rows: 6, homes: 6, prefillUsPerToken: 100 });
+    const ids = ['a', 'b', 'c', 'd'].map((letter, i) => {
+      return kit.submit(letter.repeat(60 - i), { class: 'voice', maxTokens: 1 });
+    });
+    kit.run();
+    const ends = ids.map((id) => kit.outcome(id).endedAtStep);
+    expect(ends).toEqual(ends.toSorted((a, b) => a - b));
+  });
+
+  it('cuts what is left of a prompt into halves rather than leaving a short rest', () => {
+    const kit = new EngineKit({ rows: 4, homes: 4, maxLen: 2048, prefillUsPerToken: 200 });
+    const lengths: number[] = [];
+    let before = 0;
+    kit.onChunk = () => {
+      lengths.push(kit.numPrefilled - before);
+      before = kit.numPrefilled;
+    };
+    kit.answer('x'.repeat(900), { maxTokens: 1 });
+    lengths.push(kit.numPrefilled - before);
+    const [beforeLast, last] = lengths.slice(-2);
+    expect(Math.abs(beforeLast! - last!)).toBeLessThanOrEqual(1);
+  });
+
+  it('gives the rows kept free to urgent requests although a tenant with more rights waits for a row', () => {
+    const kit = new EngineKit({ rows: 8, homes: 9 });
+    const desk = { tenant: 'desk', weight: 0.01, class: 'voice' } as const;
+    const speaking = kit.submit('voice', { ...endless, ...desk });
+    const chats = Array.from({ length: 10 }, (_, i) => kit.submit(`chat ${i}`, endless));
+    steps(kit, 100);
+    const begun = chats.filter((id) => kit.outcome(id).tokens.length > 0);
+    expect(begun).toHaveLength(6);
+    const voice = kit.submit('!!say yes !!', desk);
+    steps(kit, 20);
+    expect(kit.outcome(voice).text).toBe('yes ');
+    for (const id of [speaking, ...chats]) kit.cancel(id);
+    kit.run();
   });
 
   it.each([1, 2, 3, 4])('shares tokens by weight among tenants that all want more (seed offset %i)', (offset) => {

@@ -62,6 +62,36 @@ describe('PrefillRate', () => {
     expect(rate.tokensWithin(24, 0)).toBe(24);
   });
 
+  it('recovers from a calibration on a crowded machine by the short chunks that follow from it', () => {
+    const rate = new PrefillRate();
+    rate.add(32, 0, 60);
+    rate.add(15, 17, 5.5);
+    expect(rate.tokensWithin(24, 0)).toBeGreaterThan(60);
+    rate.add(8, 17, 6);
+    expect(rate.tokensWithin(24, 0)).toBeGreaterThan(60);
+  });
+
+  it('comes back from a calibration on a busy machine, wherever the next prompt begins', () => {
+    for (const from of [0, 1000]) {
+      const rate = new PrefillRate();
+      rate.add(32, 0, 45);
+      longestChunk(rate, from, from + 400, 24);
+      expect(rate.tokensWithin(24, 0)).toBeGreaterThan(from === 0 ? 90 : 40);
+      longestChunk(rate, 0, 200, 24);
+      expect(rate.tokensWithin(24, 0)).toBeGreaterThan(90);
+    }
+  });
+
+  it('does not take the attention of the first 500 tokens for what a token costs without', () => {
+    for (const isFarKnown of [false, true]) {
+      const rate = calibrated();
+      if (isFarKnown) longestChunk(rate, 0, 1500, 24);
+      longestChunk(rate, 0, 500, 24);
+      expect(costMs(rate.tokensWithin(24, 400), 400)).toBeGreaterThan(21);
+      expect(costMs(rate.tokensWithin(24, 0), 0)).toBeLessThanOrEqual(28);
+    }
+  });
+
   it('says when even one token takes longer than that', () => {
     expect(calibrated().tokensWithin(24, 1_000_000)).toBeLessThan(1);
   });

@@ -48,10 +48,10 @@ describe('Prefix reuse', () => {
     const kit = new EngineKit({ ...roomy, prefillUsPerToken: 100 });
     const first = kit.submit(promptOf(0));
     const second = kit.submit(promptOf(1), { maxTokens: 4 });
-    kit.step(0);
+    // Chunks are sized by time, so a busy machine gets smaller ones.
+    while (kit.numPrefilled <= 16) kit.step(0);
     expect(kit.outcome(second).cachedTokens).toBe(-1);
     const ready = kit.numPrefilled;
-    expect(ready).toBeGreaterThan(16);
     expect(ready).toBeLessThan(SHARED.length);
     kit.cancel(first);
     kit.run();

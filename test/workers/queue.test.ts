@@ -3,7 +3,7 @@ import { latencyClasses } from '../../protocol/messages.ts';
 import type { LatencyClass } from '../../protocol/messages.ts';
 import { WaitingQueue } from '../../workers/queue.ts';
 import { Shares, type Claim } from '../../workers/shares.ts';
-import { random } from './support/random.ts';
+import { random } from '../support/random.ts';
 
 const seed = Number(process.env.SEED ?? 20261122);
 

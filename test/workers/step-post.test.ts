@@ -1,21 +1,13 @@
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { Order } from '../../workers/messages.ts';
-import type { EngineShared, StepOutput } from '../../workers/messages.ts';
-import { StepPost } from '../../workers/step-post.ts';
+import { Haste, Order } from '../../workers/messages.ts';
+import type { EngineShared, Step, StepOutput } from '../../workers/messages.ts';
+import { noStats } from '../../workers/outputs.ts';
+import { COLLECT_MS, StepPost } from '../../workers/step-post.ts';
 
-const stats = {
-  batchSize: 0,
-  stepMs: 0,
-  prefillTokens: 0,
-  prefillMs: 0,
-  draftedTokens: 0,
-  acceptedTokens: 0,
-  movedTokens: 0,
-  moveMs: 0,
-};
-const output = { op: 'step' as const, events: [], sampledAtMs: 0, stats };
+const step: Step = { events: [], sampledAtMs: 0, stats: noStats() };
+const stepOf = (stepMs: number): Step => ({ ...step, stats: { ...noStats(), stepMs } });
 const CORES = 2;
 
 interface Setup {
@@ -23,6 +15,8 @@ interface Setup {
   order: Int32Array;
   busy: Int32Array;
   posted(): number[];
+  /** Steps in each message since the last call. */
+  sizes(): number[];
 }
 
 const ports: MessagePort[] = [];
@@ -39,15 +33,17 @@ function setUp(): Setup {
     soloRows: buffers.busy,
   };
   const shared: EngineShared = { ...buffers, ...unused, kv: [] };
+  const received = (): StepOutput[] => {
+    const messages: StepOutput[] = [];
+    for (let item; (item = receiveMessageOnPort(port2));) messages.push(item.message as StepOutput);
+    return messages;
+  };
   return {
     posts: new StepPost(port1, shared, CORES),
     order: new Int32Array(shared.order),
     busy: new Int32Array(shared.busy),
-    posted: () => {
-      const numbers: number[] = [];
-      for (let item; (item = receiveMessageOnPort(port2));) numbers.push((item.message as StepOutput).order);
-      return numbers;
-    },
+    posted: () => received().map(({ order }) => order),
+    sizes: () => received().map(({ steps }) => steps.length),
   };
 }
 
@@ -59,7 +55,7 @@ afterEach(() => {
 describe('StepPost', () => {
   it('numbers steps in the order of posting', () => {
     const { posts, posted } = setUp();
-    for (let i = 0; i < 3; i++) posts.post(output, false);
+    for (let i = 0; i < 3; i++) posts.post(step, Haste.now);
     expect(posted()).toEqual([0, 1, 2]);
   });
 
@@ -72,7 +68,7 @@ describe('StepPost', () => {
       order[Order.delivered] = 1;
       return 'ok';
     });
-    posts.post(output, true);
+    posts.post(step, Haste.urgent);
     expect(wait).toHaveBeenCalledTimes(1);
     expect(postedFirst).toEqual([0]);
   });
@@ -85,7 +81,7 @@ describe('StepPost', () => {
       order[Order.delivered]!++;
       return 'not-equal';
     });
-    posts.post(output, true);
+    posts.post(step, Haste.urgent);
     expect(wait).toHaveBeenCalledTimes(6);
   });
 
@@ -93,7 +89,7 @@ describe('StepPost', () => {
     const { posts, busy } = setUp();
     busy.fill(1);
     const wait = vi.spyOn(Atomics, 'wait').mockReturnValue('timed-out');
-    posts.post(output, true);
+    posts.post(step, Haste.urgent);
     expect(wait).toHaveBeenCalledTimes(1);
   });
 
@@ -101,12 +97,47 @@ describe('StepPost', () => {
     const { posts, busy, order } = setUp();
     const wait = vi.spyOn(Atomics, 'wait');
     busy[0] = 1;
-    posts.post(output, true);
+    posts.post(step, Haste.urgent);
     busy[1] = 1;
-    posts.post(output, false);
+    posts.post(step, Haste.now);
     order[Order.delivered] = 3;
-    posts.post(output, true);
+    posts.post(step, Haste.urgent);
     expect(wait).not.toHaveBeenCalled();
+  });
+
+  it('collects short steps of text that may wait while engine threads take every core, but not for long', () => {
+    const { posts, busy, sizes } = setUp();
+    let now = 0;
+    vi.spyOn(performance, 'now').mockImplementation(() => now);
+    const run = (stepMs: number): void => {
+      now += stepMs;
+      posts.post(stepOf(stepMs), Haste.later);
+    };
+    busy.fill(1);
+    const stepMs = COLLECT_MS / 4;
+    for (let i = 0; i < 9; i++) run(stepMs);
+    // Within the time from the first one of a message to its last: three more, since a fifth would be late.
+    expect(sizes()).toEqual([4, 4]);
+    run(stepMs);
+    posts.flush();
+    posts.flush();
+    expect(sizes()).toEqual([2]);
+    run(COLLECT_MS);
+    expect(sizes()).toEqual([1]);
+    busy[0] = 0;
+    run(stepMs);
+    expect(sizes()).toEqual([1]);
+  });
+
+  it('sends what waits along with, and before, what may not', () => {
+    const { posts, busy } = setUp();
+    busy.fill(1);
+    posts.post({ ...step, sampledAtMs: 1 }, Haste.later);
+    posts.post({ ...step, sampledAtMs: 2 }, Haste.later);
+    const post = vi.spyOn(ports.at(-1)!, 'postMessage');
+    posts.post({ ...step, sampledAtMs: 3 }, Haste.now);
+    const message = post.mock.calls[0]![0] as StepOutput;
+    expect(message.steps.map(({ sampledAtMs }) => sampledAtMs)).toEqual([1, 2, 3]);
   });
 
   it('knows what was delivered when the numbers wrap around', () => {
@@ -115,7 +146,7 @@ describe('StepPost', () => {
     order[Order.next] = 2 ** 31 - 1;
     order[Order.delivered] = -(2 ** 31);
     const wait = vi.spyOn(Atomics, 'wait');
-    posts.post(output, true);
+    posts.post(step, Haste.urgent);
     expect(wait).not.toHaveBeenCalled();
   });
 });

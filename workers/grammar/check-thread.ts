@@ -1,21 +1,23 @@
-// Entry of the thread that checks grammars (src/engine/grammar-checker.ts starts and ends it). It may be ended at any
-// moment: nothing of it is shared, and no model runs in it.
+// The thread that checks grammars, once its entry (check-entry.ts) has made it a polite one. It may be ended at any moment:
+// nothing of it is shared, and no model runs in it.
 import { existsSync, readlinkSync } from 'node:fs';
-import { setPriority } from 'node:os';
 import { basename } from 'node:path';
 import { parentPort, workerData } from 'node:worker_threads';
 import { ServiceError } from '../../protocol/errors.ts';
-import type { GrammarCheckData, GrammarSpec, GrammarVerdict } from '../messages.ts';
-import { TextModel } from '../text/text-model.ts';
+import { ImageSpace } from '../messages.ts';
+import type {
+  GrammarBase,
+  GrammarCheck,
+  GrammarCheckAnswer,
+  GrammarCheckData,
+  GrammarSpec,
+  GrammarVerdict,
+} from '../messages.ts';
 import { checkGrammar, InstanceLost, type Checker } from './check.ts';
-import { openCompiler } from './grammars.ts';
-import { loadXgrammar } from './xgrammar.ts';
+import { GrammarInstance, type Vocabulary } from './instance.ts';
 
-const { textDir, vocabSize, niceness } = workerData as GrammarCheckData;
-// On Linux the priority is the thread's own; elsewhere it would be the process's.
-if (process.platform === 'linux') setPriority(niceness);
+const data = workerData as GrammarCheckData;
 
-const text = textDir === '' ? TextModel.bytes() : TextModel.load(textDir);
 const schema =
   '{"type":"object","properties":{"a":{"type":"string","pattern":"a+"},"b":{"type":"integer","minimum":3}}}';
 const calls = [{ name: 'a', schema, isStrict: true, param: '' }];
@@ -24,19 +26,30 @@ const warmUp: GrammarSpec[] = [
   { text: null, calls, mustCall: false, isParallel: true },
 ];
 
-let checker = await open();
-parentPort!.on('message', (spec: GrammarSpec) => void answer(spec));
+let checker = await open(data.base ?? (await loadText()));
+parentPort!.on('message', (check: GrammarCheck) => void answer(check));
 sayReady();
+
+/** Most threads take the place of another one and need no text model. */
+async function loadText(): Promise<Vocabulary> {
+  const { TextModel } = await import('../text/text-model.ts');
+  return data.textDir === '' ? TextModel.bytes() : TextModel.load(data.textDir);
+}
 
 /** Along with the number under which the system counts this thread's time, where it does. */
 function sayReady(): void {
   const path = '/proc/thread-self';
-  parentPort!.postMessage({ ready: existsSync(path) ? basename(readlinkSync(path)) : '' });
+  const task = existsSync(path) ? basename(readlinkSync(path)) : '';
+  post({ ready: { task, base: checker.instance.base() } });
 }
 
-async function open(): Promise<Checker> {
+function post(message: GrammarCheckAnswer): void {
+  parentPort!.postMessage(message);
+}
+
+async function open(source: Vocabulary | GrammarBase): Promise<Checker> {
   let messages = '';
-  const xgrammar = await loadXgrammar((message) => {
+  const instance = await GrammarInstance.open(source, data.vocabSize, (message) => {
     messages += `${message}\n`;
   });
   const takeMessages = (): string => {
@@ -44,23 +57,24 @@ async function open(): Promise<Checker> {
     messages = '';
     return taken;
   };
-  const opened = { xgrammar, compiler: openCompiler(xgrammar, text, vocabSize), vocabSize, takeMessages };
+  const opened = { instance, limitMs: data.limitMs, takeMessages };
+  instance.base();
   // The first run of fresh wasm takes several times as long: not on anybody's time.
-  for (const form of warmUp) checkGrammar(opened, form);
+  for (const spec of warmUp) checkGrammar(opened, { spec, address: ImageSpace.start });
   return opened;
 }
 
-async function answer(spec: GrammarSpec): Promise<void> {
-  const verdict = verdictOn(spec);
-  parentPort!.postMessage(verdict);
+async function answer(check: GrammarCheck): Promise<void> {
+  const verdict = verdictOn(check);
+  post(verdict);
   if ('spec' in verdict || !verdict.isLost) return;
-  checker = await open();
+  checker = await open(checker.instance.base());
   sayReady();
 }
 
-function verdictOn(spec: GrammarSpec): GrammarVerdict {
+function verdictOn(check: GrammarCheck): GrammarVerdict {
   try {
-    return { spec: checkGrammar(checker, spec) };
+    return { spec: checkGrammar(checker, check) };
   } catch (error) {
     const isLost = error instanceof InstanceLost;
     const told = isLost ? error.cause : error;

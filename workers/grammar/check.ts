@@ -1,20 +1,26 @@
 // Whether a grammar can be held to: rules first, then compiled for the model's own vocabulary and walked at random, which
 // finds what explodes only while it is followed. Runs in a thread of its own (check-thread.ts) that is ended when it takes
-// too long. What must stay true: what passes here compiles in an engine worker, in about the time that it took here.
+// too long. What passes goes to the engine workers as it was compiled here.
 import { ServiceError } from '../../protocol/errors.ts';
-import type { CallForm, GrammarSpec, TextForm } from '../messages.ts';
+import type { CallForm, GrammarCheck, GrammarSpec, TextForm } from '../messages.ts';
 import { uniform } from '../sampling/rng.ts';
 import { compileSpec, regexRules, schemaRules } from './grammar-source.ts';
+import type { GrammarInstance } from './instance.ts';
 import { checkSchema, SchemaLimits } from './schema-rules.ts';
-import type { Compiler, Handle, Xgrammar } from './xgrammar.ts';
+import { patternSize, schemaSize, type GrammarSize } from './schema-size.ts';
+import type { Handle } from './xgrammar.ts';
 
+/** A counted character of a string costs so much for each token of the vocabulary, on a fast core. */
+const MS_PER_CHARACTER = 0.0005;
+/** So many times too much is not tried. */
+const SURELY = 1.25;
 /** Random tokens that a new grammar is followed for. */
 const WALK_TOKENS = 64;
 
 export interface Checker {
-  xgrammar: Xgrammar;
-  compiler: Compiler;
-  vocabSize: number;
+  instance: GrammarInstance;
+  /** Computing time that there is for a grammar. */
+  limitMs: number;
   /** What the library printed since it was asked last. */
   takeMessages(): string;
 }
@@ -25,19 +31,22 @@ export class InstanceLost extends Error {
 }
 
 /**
- * The grammar to compile: schemas of functions that are not strict, and which cannot be held to, become any object.
+ * The grammar with its image: schemas of functions that are not strict, and which cannot be held to, become any object.
  * Throws ServiceError that names the field, or InstanceLost with one as its cause.
  */
-export function checkGrammar(checker: Checker, spec: GrammarSpec): GrammarSpec {
+export function checkGrammar(checker: Checker, { spec, address }: GrammarCheck): GrammarSpec {
+  const { instance } = checker;
   if (spec.text !== null && !spec.mustCall) checkText(checker, spec.text);
   const calls = spec.calls.map((call) => checkCall(checker, call));
   const checked = { ...spec, calls };
   const { param } = spec.text ?? spec.calls[0]!;
-  walk(
-    checker,
-    attempt(checker, param, () => compileSpec(checker.xgrammar, checker.compiler, checked)),
+  const made = instance.compileAt(address, () =>
+    attempt(checker, param, () => compileSpec(instance.xgrammar, instance.compiler, checked)),
   );
-  return checked;
+  if (made === null) throw new ServiceError('unsupported', `${param} is too complex.`, { param });
+  walk(instance, made.compiled);
+  instance.restore();
+  return { ...checked, image: made.image };
 }
 
 function checkText(checker: Checker, text: TextForm): void {
@@ -48,11 +57,21 @@ function checkText(checker: Checker, text: TextForm): void {
         param,
       });
     }
-    attempt(checker, param, () => regexRules(checker.xgrammar, text.pattern));
+    checkSize(checker, patternSize(text.pattern, param), param);
+    attempt(checker, param, () => regexRules(checker.instance.xgrammar, text.pattern));
   } else {
     checkSchema(JSON.parse(text.schema), param, false);
-    attempt(checker, param, () => schemaRules(checker.xgrammar, text.schema));
+    checkSize(checker, schemaSize(text.schema, param), param);
+    attempt(checker, param, () => schemaRules(checker.instance.xgrammar, text.schema));
   }
+}
+
+/** What would surely take too long is told at once. */
+function checkSize({ instance, limitMs }: Checker, { characters }: GrammarSize, param: string): void {
+  const most = Math.floor((SURELY * limitMs) / (MS_PER_CHARACTER * instance.vocabSize));
+  if (characters <= most) return;
+  const message = `${param} is too complex: its strings count ${characters} characters, and ${most} is the most for this vocabulary.`;
+  throw new ServiceError('unsupported', message, { param });
 }
 
 function checkCall(checker: Checker, call: CallForm): CallForm {
@@ -60,11 +79,12 @@ function checkCall(checker: Checker, call: CallForm): CallForm {
   if (schema === null) return call;
   try {
     checkSchema(JSON.parse(schema), param, true);
+    checkSize(checker, schemaSize(schema, param), param);
   } catch (error) {
     if (isStrict || !(error instanceof ServiceError)) throw error;
     return { ...call, schema: null };
   }
-  attempt(checker, param, () => schemaRules(checker.xgrammar, schema));
+  attempt(checker, param, () => schemaRules(checker.instance.xgrammar, schema));
   return call;
 }
 
@@ -91,8 +111,8 @@ function reasonOf(messages: string): string {
   return reason?.slice(0, 200).replace(/[.\s]+$/, '') || 'it is too complex';
 }
 
-/** Follows the grammar for some tokens, the same ones for the same grammar, and deletes it. */
-function walk({ xgrammar, vocabSize }: Checker, compiled: Handle): void {
+/** Follows the grammar for some tokens, the same ones for the same grammar. */
+function walk({ xgrammar, vocabSize }: GrammarInstance, compiled: Handle): void {
   const matcher = new xgrammar.GrammarMatcher(compiled, undefined, false, -1);
   for (let step = 0; step < WALK_TOKENS && !matcher.IsTerminated(); step++) {
     const vector = matcher.GetNextTokenBitmask(vocabSize);
@@ -101,7 +121,6 @@ function walk({ xgrammar, vocabSize }: Checker, compiled: Handle): void {
     if (token < 0 || !matcher.AcceptToken(token, false)) break;
   }
   matcher.delete();
-  compiled.delete();
 }
 
 /** The first allowed token from a random one on, around; -1: none is. */

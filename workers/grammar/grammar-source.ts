@@ -1,6 +1,7 @@
 // A GrammarSpec as web-xgrammar's own notation, and compiled from it. Used where grammars are checked and where they are
 // followed, so that both compile the same. The form of a call is that of Hermes and Qwen templates, as forced-calls.ts
 // reads it; JSON is written in one line, with one space after commas and colons, as models were trained to write it.
+import { forLibrary, withShortNumbers } from './library-schema.ts';
 import { withinJson } from './string-classes.ts';
 import type { CallForm, GrammarSpec } from '../messages.ts';
 import type { Compiler, Grammar, Handle, Xgrammar } from './xgrammar.ts';
@@ -8,7 +9,6 @@ import type { Compiler, Grammar, Handle, Xgrammar } from './xgrammar.ts';
 export const CALL_OPEN = '<tool_call>';
 export const CALL_CLOSE = '</tool_call>';
 const ANY_OBJECT = '{"type":"object"}';
-const EMAIL = '^[a-zA-Z0-9_%+-]+(\\.[a-zA-Z0-9_%+-]+)*@[a-zA-Z0-9]+(-[a-zA-Z0-9]+)*(\\.[a-zA-Z0-9]+(-[a-zA-Z0-9]+)*)+$';
 const SEPARATORS = { first: ', ', second: ': ' };
 
 /** What a call begins with, up to its arguments. The name is letters, digits, _ and -. */
@@ -19,7 +19,7 @@ const CALL_SEPARATOR = '\n';
 /** Rules of a JSON schema, the first named `root`. Throws what the library throws for what it cannot do. */
 export function schemaRules(xgrammar: Xgrammar, schema: string | null): string {
   const grammar = xgrammar.Grammar.FromJSONSchema(
-    schema === null ? ANY_OBJECT : JSON.stringify(JSON.parse(schema, withoutEmail)),
+    schema === null ? ANY_OBJECT : JSON.stringify(forLibrary(JSON.parse(schema))),
     false,
     undefined,
     SEPARATORS,
@@ -27,14 +27,7 @@ export function schemaRules(xgrammar: Xgrammar, schema: string | null): string {
     undefined,
     false,
   );
-  return withinJson(take(grammar));
-}
-
-/** The library's `email` allows quoted names, with escapes that are no JSON. */
-function withoutEmail(_key: string, value: unknown): unknown {
-  if (typeof value !== 'object' || value === null || !('format' in value) || value.format !== 'email') return value;
-  const { format: _format, ...rest } = value;
-  return { ...rest, pattern: EMAIL };
+  return withShortNumbers(withinJson(take(grammar)));
 }
 
 export function regexRules(xgrammar: Xgrammar, pattern: string): string {

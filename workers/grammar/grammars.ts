@@ -3,24 +3,28 @@
 // state may be dropped at any time, and a sequence that moves between workers takes nothing along.
 import { ServiceError } from '../../protocol/errors.ts';
 import type { GrammarSpec } from '../messages.ts';
-import type { TextModel } from '../text/text-model.ts';
 import { compileSpec } from './grammar-source.ts';
-import { loadXgrammar, type Compiler, type Handle, type Matcher, type Xgrammar } from './xgrammar.ts';
+import { GrammarInstance, type Vocabulary } from './instance.ts';
+import type { Handle, Matcher } from './xgrammar.ts';
 
-/** Compiled grammars kept, and states of sequences; the least recently used go. */
+/** Grammars compiled here that are kept, and states of sequences; the least recently used go. */
 const MAX_COMPILED = 64;
 const MAX_MATCHERS = 1024;
-/** Beyond this much wasm memory nothing is kept that is not in use. */
-const HEAP_BYTES = 512 << 20;
 
 /** So many masks in a row that each took so long end their request: some patterns cost more with every token. */
 const SLOW_MS = 10;
 const MAX_SLOW = 8;
 
-/** What a grammar needs of a text model. */
-export type Vocabulary = Pick<TextModel, 'vocabSize' | 'eosTokenIds' | 'tokenBytes'>;
+interface Compiled {
+  handle: Handle;
+  /** Bytes of the heap that an image fills; both 0 for what was compiled here. */
+  start: number;
+  end: number;
+}
 
 interface State {
+  /** Name of its grammar. */
+  key: string;
   numSlow: number;
   matcher: Matcher;
   /** Tokens of the answer it has seen. */
@@ -29,34 +33,33 @@ interface State {
 }
 
 export class Grammars {
-  readonly #xgrammar: Xgrammar;
-  readonly #compiler: Compiler;
-  readonly #vocabSize: number;
+  readonly #instance: GrammarInstance;
   readonly #hasEnd: boolean;
-  readonly #compiled = new Map<string, Handle>();
+  readonly #compiled = new Map<string, Compiled>();
   readonly #states = new Map<number, State>();
   readonly #mask: Int32Array;
 
-  private constructor(xgrammar: Xgrammar, text: Vocabulary, vocabSize: number) {
-    this.#xgrammar = xgrammar;
-    this.#vocabSize = vocabSize;
-    this.#hasEnd = text.eosTokenIds.size > 0;
-    this.#compiler = openCompiler(xgrammar, text, vocabSize);
-    this.#mask = new Int32Array(Math.ceil(vocabSize / 32));
+  private constructor(instance: GrammarInstance, hasEnd: boolean) {
+    this.#instance = instance;
+    this.#hasEnd = hasEnd;
+    this.#mask = new Int32Array(Math.ceil(instance.vocabSize / 32));
+    instance.keepImageSpace();
   }
 
   /** vocabSize: width of a row of logits. */
   static async load(text: Vocabulary, vocabSize: number): Promise<Grammars> {
-    return new Grammars(await loadXgrammar(), text, vocabSize);
+    return new Grammars(await GrammarInstance.open(text, vocabSize), text.eosTokenIds.size > 0);
   }
 
-  /** Compiles what is not compiled yet, and returns the grammar's name for `mask`. Throws ServiceError `internal`. */
+  /**
+   * Takes the grammar's image, or compiles what comes without one, and returns the grammar's name for `mask`. Throws
+   * ServiceError `internal`.
+   */
   open(spec: GrammarSpec): string {
-    const key = JSON.stringify(spec);
+    const key = spec.image?.name ?? JSON.stringify(spec);
     const known = this.#compiled.get(key);
     this.#compiled.delete(key);
-    if (this.#compiled.size >= MAX_COMPILED || this.#xgrammar.HEAPU8.byteLength > HEAP_BYTES) this.#dropOldest();
-    this.#compiled.set(key, known ?? this.#compile(spec));
+    this.#compiled.set(key, known ?? this.#receive(spec) ?? this.#compile(spec));
     return key;
   }
 
@@ -68,8 +71,8 @@ export class Grammars {
     const started = performance.now();
     const state = this.#follow(id, spec, key, ids, numPrompt);
     if (state.isStuck || state.matcher.IsTerminated()) return null;
-    const vector = state.matcher.GetNextTokenBitmask(this.#vocabSize);
-    this.#mask.set(this.#xgrammar.vecIntToView(vector));
+    const vector = state.matcher.GetNextTokenBitmask(this.#instance.vocabSize);
+    this.#mask.set(this.#instance.xgrammar.vecIntToView(vector));
     vector.delete();
     state.numSlow = performance.now() - started < SLOW_MS ? 0 : state.numSlow + 1;
     state.isStuck ||= state.numSlow >= MAX_SLOW;
@@ -96,9 +99,9 @@ export class Grammars {
         if (this.#states.size < MAX_MATCHERS) break;
         this.release(oldest);
       }
-      const compiled = this.#compiled.get(key) ?? this.#compiled.get(this.open(spec))!;
-      const matcher = new this.#xgrammar.GrammarMatcher(compiled, undefined, !this.#hasEnd, -1);
-      state = { matcher, numSeen: 0, isStuck: false, numSlow: 0 };
+      const { handle } = this.#compiled.get(key) ?? this.#compiled.get(this.open(spec))!;
+      const matcher = new this.#instance.xgrammar.GrammarMatcher(handle, undefined, !this.#hasEnd, -1);
+      state = { key, matcher, numSeen: 0, isStuck: false, numSlow: 0 };
     }
     this.#states.set(id, state);
     for (; numPrompt + state.numSeen < ids.length; state.numSeen++) {
@@ -107,36 +110,37 @@ export class Grammars {
     return state;
   }
 
-  #compile(spec: GrammarSpec): Handle {
+  /** Null without an image for this vocabulary. What was in its place goes, with the states that follow it. */
+  #receive({ image }: GrammarSpec): Compiled | null {
+    if (image === undefined) return null;
+    const { address: start, bytes } = image;
+    const end = start + bytes.length;
+    for (const [key, other] of this.#compiled) {
+      if (other.end <= start || other.start >= end) continue;
+      for (const [id, state] of this.#states) if (state.key === key) this.release(id);
+      this.#compiled.delete(key);
+    }
+    const handle = this.#instance.receive(image);
+    return handle && { handle, start, end };
+  }
+
+  #compile(spec: GrammarSpec): Compiled {
+    this.#dropOldest();
     try {
-      return compileSpec(this.#xgrammar, this.#compiler, spec);
+      const { xgrammar, compiler } = this.#instance;
+      return { handle: compileSpec(xgrammar, compiler, spec), start: 0, end: 0 };
     } catch (error) {
       throw new ServiceError('internal', 'the grammar could not be compiled', { cause: error });
     }
   }
 
-  /** Sequences that follow it keep what they need. */
+  /** Half of what was compiled here, when it is too much. Sequences that follow it keep what they need. */
   #dropOldest(): void {
-    for (const [key, compiled] of this.#compiled) {
-      compiled.delete();
+    const own = [...this.#compiled].filter(([, { end }]) => end === 0);
+    if (own.length < MAX_COMPILED) return;
+    for (const [key, { handle }] of own.slice(0, MAX_COMPILED / 2)) {
+      handle.delete();
       this.#compiled.delete(key);
-      if (this.#compiled.size < MAX_COMPILED / 2) return;
     }
   }
-}
-
-/** A compiler for the model's tokens. Special tokens have no bytes and are never allowed, but for those that end. */
-export function openCompiler(xgrammar: Xgrammar, text: Vocabulary, vocabSize: number): Compiler {
-  const nothing = new Uint8Array(0);
-  const bytes = Array.from({ length: vocabSize }, (_, id) =>
-    id < text.vocabSize && !text.eosTokenIds.has(id) ? text.tokenBytes(id) : nothing,
-  );
-  const vocabulary = xgrammar.vecStringFromJSArray(bytes);
-  const stops = xgrammar.vecIntFromJSArray([...text.eosTokenIds].filter((id) => id < vocabSize));
-  const tokenizer = new xgrammar.TokenizerInfo(vocabulary, 'RAW', vocabSize, stops, false);
-  vocabulary.delete();
-  stops.delete();
-  const compiler = new xgrammar.GrammarCompiler(tokenizer, 1, false);
-  tokenizer.delete();
-  return compiler;
 }

@@ -3,7 +3,8 @@
 //
 // The package cannot be imported in Node (a UMD file in a package of ES modules), and its public functions are
 // asynchronous although nothing behind them is, which a decode step cannot wait for. So its source is evaluated here as
-// what it is, a function of `exports`, with two changes: the binding is handed out, and Node's `module` is ours.
+// what it is, a function of `exports`, with three changes: the binding is handed out, its allocator too, and Node's
+// `module` is ours.
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { compileFunction } from 'node:vm';
@@ -11,6 +12,8 @@ import { compileFunction } from 'node:vm';
 /** An object of the wasm heap: lives until `delete`. */
 export interface Handle {
   delete(): void;
+  /** Of the binding's own: `ptr` is the object's address. */
+  $$: { ptr: number };
 }
 
 export interface Matcher extends Handle {
@@ -63,6 +66,9 @@ export interface Xgrammar {
   /** Into the wasm heap: valid until the vector is deleted or anything else is called. */
   vecIntToView(vector: Handle): Int32Array;
   HEAPU8: Uint8Array;
+  /** Of the wasm heap: a number of bytes to an address, and back. */
+  _malloc(size: number): number;
+  _free(address: number): void;
 }
 
 interface Package {
@@ -72,18 +78,20 @@ interface Package {
 
 const EXPORT = 'exports.TokenizerInfo = TokenizerInfo;';
 const IMPORT = "import('module')";
+const ALLOCATOR = 'var ___getTypeName=';
 
 /** Loads a new instance. `onMessage` receives what the library prints: reasons of failures, and warnings. */
 export async function loadXgrammar(onMessage: (text: string) => void = () => {}): Promise<Xgrammar> {
   const require = createRequire(import.meta.url);
   const path = require.resolve('@mlc-ai/web-xgrammar');
   const source = readFileSync(path, 'utf8');
-  for (const anchor of [EXPORT, IMPORT]) {
+  for (const anchor of [EXPORT, IMPORT, ALLOCATOR]) {
     if (source.split(anchor).length !== 2) throw new Error(`this web-xgrammar is not the version we know: ${anchor}`);
   }
   const changed = source
     .replace(EXPORT, `${EXPORT} exports.binding = () => binding;`)
-    .replace(IMPORT, 'Promise.resolve({ createRequire: () => require })');
+    .replace(IMPORT, 'Promise.resolve({ createRequire: () => require })')
+    .replace(ALLOCATOR, `Module._malloc=(size)=>_malloc(size);Module._free=(address)=>_free(address);${ALLOCATOR}`);
   const exports = {} as Package;
   const print = (...parts: unknown[]): void => onMessage(parts.join(' '));
   const console = { log: print, info: print, warn: print, error: print };

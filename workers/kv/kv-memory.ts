@@ -1,9 +1,10 @@
 // The KV memory: per layer one shared buffer for K and one for V, [slots, kvHeads, maxLen, headDim] in
 // float32 or int8, seen by all workers of a model. Pages are touched on first write and never given back, so each slot has a
-// high-water mark, and the sum of the marks stays below the budget. A slot has exactly one writer at a time;
+// high-water mark, and the sum of the marks stays below what the model may take (kv-lease.ts). A slot has exactly one writer at a time;
 // ownership passes by message, and is asserted here when `debugOwners` is on.
 import { kvArray, kvBytesPerToken } from '../messages.ts';
 import type { EngineShared, KvArray, ModelShape, SlotLayout } from '../messages.ts';
+import { KvLease } from './kv-lease.ts';
 
 /** Marks grow by this many tokens at once, so that the shared counter is touched rarely. */
 const GROWTH_TOKENS = 64;
@@ -27,6 +28,7 @@ export class KvMemory {
   readonly #shape: ModelShape;
   readonly #worker: number;
   readonly #debug: boolean;
+  readonly #lease: KvLease | null;
 
   constructor(shape: ModelShape, layout: SlotLayout, shared: EngineShared, worker: number, debugOwners: boolean) {
     this.#shape = shape;
@@ -38,6 +40,7 @@ export class KvMemory {
     this.#debug = debugOwners;
     this.bytesPerToken = kvBytesPerToken(shape);
     this.maxLen = layout.maxLen;
+    this.#lease = shared.kvLease === undefined ? null : new KvLease(shared.kvLease, this.bytesPerToken);
   }
 
   get usedTokens(): number {
@@ -55,7 +58,8 @@ export class KvMemory {
     const next = Math.min(this.maxLen, Math.ceil(length / GROWTH_TOKENS) * GROWTH_TOKENS);
     const growth = next - mark;
     const total = this.#layout.numSlots;
-    if (Atomics.add(this.#marks, total, growth) + growth > this.#layout.budgetTokens) {
+    const sum = Atomics.add(this.#marks, total, growth) + growth;
+    if (sum > this.#layout.budgetTokens || this.#lease?.covers(sum) === false) {
       Atomics.sub(this.#marks, total, growth);
       return false;
     }

@@ -6,13 +6,16 @@ import path from 'node:path';
 import type { CompiledModel, ModelShape } from '../messages.ts';
 import { divergence, type Graph } from './agreement.ts';
 import { checkDiskSpace, commitEntry, createTemporary, hashFiles, type CacheMeta, type Entry } from './cache.ts';
+import { floatAttention } from './float-attention.ts';
 import { buildGraph, type BuildOptions, type LayerKvScales } from './graph-builder.ts';
 import { calibrateKv } from './kv-scales.ts';
+import { findMlpOutliers } from './mlp-outliers.ts';
 import { prepack } from './prepack.ts';
 import type { QuantizationPlan } from './quantize.ts';
 import { numParameters, type ModelSpec } from './specs/spec.ts';
 import { agreeingSizes } from './verify-agreement.ts';
 import { verifyGraph } from './verify-graph.ts';
+import { RoundedSource } from './weights/rounded.ts';
 import type { WeightSource } from './weights/source.ts';
 
 export interface Job {
@@ -26,6 +29,7 @@ export interface Job {
   firstToken: number;
 }
 
+type FormOptions = Pick<BuildOptions, 'form' | 'kvScales' | 'mlpOutliers'>;
 type Progress = (phase: string, done: number) => void;
 
 const STEPS = 'model';
@@ -33,8 +37,9 @@ const CHUNKS = 'prefill';
 /** Only while an entry with 8-bit KV memory is built. */
 const FLOAT = 'float-kv';
 /**
- * A prefill graph further than this from the decode graph is not used. The default model's is at 0.003; against the
- * float reference that meant 0.0023 for texts prefilled as a whole and 0.0017 for answers to prefilled prompts (README).
+ * A prefill graph further than this from the decode graph is not used. The default model's is at 0.005; against the
+ * float reference that meant 0.0046 for texts prefilled as a whole and 0.0019 for answers to prefilled prompts (README).
+ * 8-bit KV memory rounds anew what either graph writes, so what it costs by itself may come on top.
  */
 const MAX_DIVERGENCE = 0.01;
 
@@ -44,13 +49,16 @@ const MAX_DIVERGENCE = 0.01;
  */
 const VERIFY_SIZES = [2, 4, 8];
 
+/** Channels of an MLP that stay float in the prefill graph; what fewer cost is in the README. */
+const MLP_OUTLIERS = 32;
+
 /** Files that engine workers open. */
 export function entryFiles(
   folder: string,
-  meta: Pick<CacheMeta, 'hasChunkGraph' | 'verifySizes'>,
+  meta: Pick<CacheMeta, 'hasPrefillGraph' | 'verifySizes'>,
 ): Pick<CompiledModel, 'decodePath' | 'prefillPath' | 'verifyGraphs'> {
   const decodePath = path.join(folder, `${STEPS}.onnx`);
-  const prefillPath = meta.hasChunkGraph ? path.join(folder, `${CHUNKS}.onnx`) : decodePath;
+  const prefillPath = meta.hasPrefillGraph ? path.join(folder, `${CHUNKS}.onnx`) : decodePath;
   const verifyGraphs = meta.verifySizes.map((numTokens) => ({ numTokens, path: verifyPath(folder, numTokens) }));
   return { decodePath, prefillPath, verifyGraphs };
 }
@@ -65,7 +73,7 @@ export async function buildEntry(job: Job, entry: Entry, progress: Progress): Pr
   const wantsChunkGraph = plan.chunkQkv !== null;
   const isInt8 = shape.kvType === 'int8';
   const numGraphs = 1 + (wantsChunkGraph ? 1 : 0) + (isInt8 ? 1 : 0);
-  checkDiskSpace(entry.root, diskBytes(spec, plan, numGraphs));
+  checkDiskSpace(entry.root, diskBytes(spec, plan, numGraphs, wantsChunkGraph));
   const temporary = createTemporary(entry.root);
   let built = 0;
   const part: Progress = (phase, done) => progress(phase, (0.95 * (built + done)) / numGraphs);
@@ -73,7 +81,7 @@ export async function buildEntry(job: Job, entry: Entry, progress: Progress): Pr
     const float = isInt8 ? await buildFloat(job, temporary, part) : null;
     if (float !== null) built++;
     const kvScales = float?.scales ?? null;
-    const steps = await addGraph(job, temporary, 'steps', kvScales, part);
+    const steps = await addGraph(job, temporary, { form: 'steps', kvScales }, part);
     built++;
     const stepsGraph: Graph = { file: path.join(temporary, `${STEPS}.onnx`), shape };
     let kvDivergence = 0;
@@ -81,26 +89,21 @@ export async function buildEntry(job: Job, entry: Entry, progress: Progress): Pr
       kvDivergence = divergence(float.graph, stepsGraph, job.firstToken);
       removeGraph(temporary, FLOAT);
     }
-    let chunkDivergence: number | null = null;
-    let hasChunkGraph = false;
     if (wantsChunkGraph) {
-      await addGraph(job, temporary, 'chunks', kvScales, part);
-      progress('checking', 0.95);
-      const chunksGraph: Graph = { file: path.join(temporary, `${CHUNKS}.onnx`), shape };
-      chunkDivergence = divergence(stepsGraph, chunksGraph, job.firstToken);
-      // Written so that NaN is refused too.
-      hasChunkGraph = chunkDivergence <= MAX_DIVERGENCE;
-      if (!hasChunkGraph) removeGraph(temporary, CHUNKS);
+      const { intermediateSize } = spec;
+      const count = Math.min(MLP_OUTLIERS, Math.floor(intermediateSize / 4));
+      const mlpOutliers = findMlpOutliers(stepsGraph, intermediateSize, count, job.firstToken);
+      await addGraph(job, temporary, { form: 'chunks', kvScales, mlpOutliers }, part);
     }
     progress('checking', 0.95);
+    const prefill = addPrefillGraph(job, temporary, wantsChunkGraph, kvDivergence);
     const verifySizes = addVerifyGraphs(job, temporary);
     const meta = commitEntry(temporary, entry.folder, {
       key: entry.key,
       parts: entry.parts,
       weightsSha256: hashFiles(source.files),
       ...steps,
-      hasChunkGraph,
-      chunkDivergence,
+      ...prefill,
       kvDivergence,
       verifySizes,
     });
@@ -119,7 +122,7 @@ async function buildFloat(
   progress: Progress,
 ): Promise<{ graph: Graph; scales: LayerKvScales[] }> {
   const graph: Graph = { file: path.join(folder, `${FLOAT}.onnx`), shape: { ...job.shape, kvType: 'float32' } };
-  await buildPlain(job, graph.file, 'steps', null, progress);
+  await buildPlain(job, graph.file, { form: 'steps', kvScales: null }, progress);
   progress('calibrating', 0.8);
   return { graph, scales: calibrateKv(graph.file, graph.shape, job.spec.rotaryDim, job.firstToken) };
 }
@@ -127,18 +130,17 @@ async function buildFloat(
 async function addGraph(
   job: Job,
   folder: string,
-  form: BuildOptions['form'],
-  kvScales: BuildOptions['kvScales'],
+  options: FormOptions,
   progress: Progress,
 ): Promise<{ weightsBytes: number; isPrepacked: boolean }> {
-  const name = form === 'steps' ? STEPS : CHUNKS;
+  const name = options.form === 'steps' ? STEPS : CHUNKS;
   const files = (base: string) => {
     const model = path.join(folder, `${base}.onnx`);
     return { model, data: dataFile(model) };
   };
   const plain = files(`${name}-plain`);
   const final = files(name);
-  await buildPlain(job, plain.model, form, kvScales, progress);
+  await buildPlain(job, plain.model, options, progress);
   const weightsBytes = fs.statSync(plain.data).size;
   progress('packing', 0.8);
   const isPrepacked = prepack(plain, final, job.shape);
@@ -147,22 +149,15 @@ async function addGraph(
   return { weightsBytes, isPrepacked };
 }
 
-async function buildPlain(
-  job: Job,
-  model: string,
-  form: BuildOptions['form'],
-  kvScales: BuildOptions['kvScales'],
-  progress: Progress,
-): Promise<void> {
+async function buildPlain(job: Job, model: string, options: FormOptions, progress: Progress): Promise<void> {
   progress('building', 0);
   const graph = await buildGraph({
     spec: job.spec,
-    source: job.source,
+    source: roundedFor(job.plan, options.form, job.source),
     plan: job.plan,
     maxPositions: job.shape.maxPositions,
     dataPath: dataFile(model),
-    form,
-    kvScales,
+    ...options,
     onProgress: async (done) => {
       progress('building', 0.8 * done);
       // Lets timers and messages of this thread through between layers.
@@ -170,6 +165,11 @@ async function buildPlain(
     },
   });
   fs.writeFileSync(model, graph);
+}
+
+/** In 4 bits the graph of chunks has the weights of the other one, and not better ones. */
+function roundedFor({ matrices }: QuantizationPlan, form: BuildOptions['form'], source: WeightSource): WeightSource {
+  return form === 'chunks' && matrices?.bits === 4 ? new RoundedSource(source, matrices) : source;
 }
 
 function dataFile(model: string): string {
@@ -185,12 +185,36 @@ function keepPlain(model: string, plain: { model: string }, final: { model: stri
   fs.renameSync(plain.model, final.model);
 }
 
+/**
+ * Keeps the best graph for prefill that is near enough to the decode graph: that of chunks, and with 8-bit KV memory one
+ * that attends over floats, which the decode graph can give too.
+ */
+function addPrefillGraph(
+  { spec, shape, firstToken }: Job,
+  folder: string,
+  hasChunks: boolean,
+  kvDivergence: number,
+): Pick<CacheMeta, 'hasPrefillGraph' | 'prefillDivergence'> {
+  const [steps, prefill] = [STEPS, CHUNKS].map((name) => ({ file: path.join(folder, `${name}.onnx`), shape }));
+  const isInt8 = shape.kvType === 'int8';
+  const sources = [...(hasChunks ? [prefill!] : []), ...(isInt8 ? [steps!] : [])];
+  let prefillDivergence: number | null = null;
+  for (const source of sources) {
+    if (isInt8) fs.writeFileSync(prefill!.file, floatAttention(fs.readFileSync(source.file), shape, spec.rotaryDim));
+    prefillDivergence = divergence(steps!, prefill!, firstToken);
+    // Written so that NaN is refused too.
+    if (prefillDivergence <= MAX_DIVERGENCE + kvDivergence) return { hasPrefillGraph: true, prefillDivergence };
+    removeGraph(folder, CHUNKS);
+  }
+  return { hasPrefillGraph: false, prefillDivergence };
+}
+
 /** Returns the sizes whose graph was kept: guessed tokens may never change an answer, so agreement is to the bit. */
 function addVerifyGraphs({ shape, firstToken }: Job, folder: string): number[] {
   const decode = fs.readFileSync(path.join(folder, `${STEPS}.onnx`));
   const sizes = VERIFY_SIZES.filter((numTokens) => numTokens < shape.maxPositions);
   for (const numTokens of sizes) fs.writeFileSync(verifyPath(folder, numTokens), verifyGraph(decode, numTokens));
-  const files = entryFiles(folder, { hasChunkGraph: false, verifySizes: sizes });
+  const files = entryFiles(folder, { hasPrefillGraph: false, verifySizes: sizes });
   const agreeing = agreeingSizes(files, shape, firstToken);
   for (const size of sizes) if (!agreeing.includes(size)) fs.rmSync(verifyPath(folder, size));
   return agreeing;
@@ -200,10 +224,14 @@ function removeGraph(folder: string, name: string): void {
   for (const file of fs.readdirSync(folder)) if (file.startsWith(name)) fs.rmSync(path.join(folder, file));
 }
 
+/** Of a weight in the graph of chunks, about. */
+const CHUNK_BITS = 8.5;
+
 /** Plain data, the packed file twice (before and after aligning; it holds both forms of every matrix), and a reserve. */
-function diskBytes(spec: ModelSpec, plan: QuantizationPlan, numGraphs: number): number {
+function diskBytes(spec: ModelSpec, plan: QuantizationPlan, numGraphs: number, hasChunks: boolean): number {
   const embedding = spec.vocabSize * spec.hiddenSize * (plan.embedding === 'float16' ? 2 : 4);
   const matrices = numParameters({ ...spec, tiedEmbeddings: true });
   const bits = plan.matrices === null ? 32 : plan.matrices.bits + 32 / plan.matrices.blockSize;
-  return Math.ceil(numGraphs * (3 * embedding + 5 * ((matrices * bits) / 8))) + (32 << 20);
+  const allBits = hasChunks ? (numGraphs - 1) * bits + CHUNK_BITS : numGraphs * bits;
+  return Math.ceil(numGraphs * 3 * embedding + 5 * ((matrices * allBits) / 8)) + (32 << 20);
 }

@@ -9,7 +9,7 @@ import { isAlive, withLock } from './lock.ts';
 import { ortVersion } from './ort-binding.ts';
 
 /** Raise it whenever the compiler writes something else for the same input. */
-export const COMPILER_VERSION = 5;
+export const COMPILER_VERSION = 9;
 const META = 'meta.json';
 const TEMPORARY = '.tmp-';
 /** Files up to this size are checked by content on every start (a millisecond); larger ones by length. */
@@ -37,8 +37,8 @@ export interface EntryMeta {
 /** Of a decoder. */
 export interface CacheMeta extends EntryMeta {
   /** Whether the folder has a graph for prefill, and how far it is from the decode graph (agreement.ts); null: never tried. */
-  hasChunkGraph: boolean;
-  chunkDivergence: number | null;
+  hasPrefillGraph: boolean;
+  prefillDivergence: number | null;
   /** Of the decode graph with this KV memory from the one with float32; 0 when it is that one. */
   kvDivergence: number;
   /** Numbers of tokens for which the folder has a graph that agreed with single steps to the bit. */

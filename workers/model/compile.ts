@@ -1,6 +1,7 @@
 // From a model's name to files an engine worker can open: resolve (and download), read, quantise, build, pack, cache.
 // Called once per model at start, off the main thread and in a thread that decodes nothing (a large model takes minutes).
 // Errors are plain Errors whose message names the file and the field; the caller stops the start with it.
+import os from 'node:os';
 import path from 'node:path';
 import type { ModelInfo } from '../../protocol/messages.ts';
 import { kvBytesPerToken } from '../messages.ts';
@@ -10,7 +11,7 @@ import { findOrBuildEntry, fingerprintFiles, machineParts, type CacheMeta } from
 import { allowedContext } from './allowed-context.ts';
 import { parseFakeModel } from './fake-name.ts';
 import { eosTokenIds, readJson, templateHasTools } from './model-directory.ts';
-import { quantizationPlan, type Quantization } from './quantize.ts';
+import { quantizationPlan, withinMemory, type Quantization } from './quantize.ts';
 import { resolveModel } from './resolve-model.ts';
 import { readSpec } from './specs/families.ts';
 import { numParameters, type ModelSpec } from './specs/spec.ts';
@@ -45,7 +46,9 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
   const { directory, id } = resolved;
   const { config, configFile, spec } = readConfig(directory);
   const source = openWeights(directory, spec);
-  const plan = quantizationPlan(options.quantization ?? 'auto', numParameters(spec));
+  const parameters = numParameters(spec);
+  const stored = quantizationPlan(options.quantization ?? 'auto', parameters, source.bitsPerWeight);
+  const plan = withinMemory(stored, parameters, memoryBytes());
   const maxPositions = allowedContext(spec.maxPositions, maxContext, configFile);
   const { numLayers, numKvHeads, headDim, vocabSize } = spec;
   const float: ModelShape = { numLayers, numKvHeads, headDim, vocabSize, maxPositions, kvType: 'float32' };
@@ -80,6 +83,12 @@ function readConfig(directory: string): { config: Record<string, unknown>; confi
   const configFile = path.join(directory, 'config.json');
   const config = readJson(directory, 'config.json') ?? {};
   return { config, configFile, spec: readSpec(config, configFile) };
+}
+
+/** Of the machine, or of the container where that is less. */
+function memoryBytes(): number {
+  const limit = process.constrainedMemory();
+  return limit > 0 ? Math.min(os.totalmem(), limit) : os.totalmem();
 }
 
 /** Fewer full contexts than this and the memory is worth more than the speed (DESIGN: KV memory). */

@@ -9,7 +9,7 @@ const PREFIX = 'fake:';
 /** Null when the name is not a fake model's. Throws an Error naming a setting that is unknown or no number. */
 export function parseFakeModel(name: string, maxContext: number | null): CompiledModel | null {
   if (!name.startsWith(PREFIX)) return null;
-  const settings = { stepMs: 0, prefillUs: 0, verifyCost: 1, faults: 0 };
+  const settings = { stepMs: 0, prefillUs: 0, verifyCost: 1, faults: 0, dies: 0 };
   for (const pair of name.slice(PREFIX.length).split(/[,;]/).filter(Boolean)) {
     const [key = '', text = ''] = pair.split('=');
     const value = Number(text);
@@ -45,6 +45,7 @@ export function parseFakeModel(name: string, maxContext: number | null): Compile
       prefillUsPerToken: settings.prefillUs,
       verifyCost: settings.verifyCost,
       faults: settings.faults > 0,
+      ...(settings.dies > 0 ? { dies: true } : {}),
     },
   };
 }

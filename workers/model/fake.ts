@@ -4,7 +4,7 @@
 //   !!say TEXT !!    answers TEXT         !!throw !!  the next step throws      !!abort !!  the process aborts
 //   !!hang !!        the next step never returns       !!oom !!    the heap fills up
 // Commands act in the first decode step; `!!prefill-throw !!` and `!!prefill-hang !!` act while prefilling.
-import type { CompiledModel, EngineShared, SlotLayout } from '../messages.ts';
+import type { CompiledModel, EngineShared, FakeOptions, SlotLayout } from '../messages.ts';
 import type { Model } from './model.ts';
 
 export const FAKE_SHAPE = {
@@ -31,7 +31,8 @@ const MULTI_BYTE = [
 
 /** Opens the fake model over the K buffer of its single layer: [slot][position][token, hash, position, script]. */
 export function openFakeModel(compiled: CompiledModel, shared: EngineShared, layout: SlotLayout): Model {
-  const options = compiled.fake ?? { stepMs: 0, prefillUsPerToken: 0, verifyCost: 1, faults: false };
+  const options: FakeOptions = compiled.fake ?? { stepMs: 0, prefillUsPerToken: 0, verifyCost: 1, faults: false };
+  if (options.dies) throw new Error('fake model: ordered to die');
   const memory = new Float32Array(shared.kv[0]!);
   const { vocabSize } = FAKE_SHAPE;
   const logits = new Float32Array(Math.max(layout.numSlots, ...VERIFY_SIZES) * vocabSize);
@@ -103,6 +104,7 @@ export function openFakeModel(compiled: CompiledModel, shared: EngineShared, lay
     hookMisses: 0,
     canDecodeAlone: false,
     verifySizes: VERIFY_SIZES,
+    openNext: () => false,
     verify(slot, tokens, past) {
       if (!VERIFY_SIZES.includes(tokens.length)) throw new Error(`fake model: cannot verify ${tokens.length} tokens`);
       if (past + tokens.length > layout.maxLen) throw new Error(`fake model: verifies beyond a slot, after ${past}`);

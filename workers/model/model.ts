@@ -18,6 +18,8 @@ export interface Model {
   decode(first: number, n: number, tokens: ArrayLike<number>, past: ArrayLike<number>, isAlone?: boolean): Float32Array;
   /** `decode` has more cores to use when it is alone. */
   readonly canDecodeAlone: boolean;
+  /** Where the model decides that itself: the next run of so many rows takes other workers' cores (solo-model.ts). */
+  isAlone?(rows: number): boolean;
   /**
    * Appends ids at positions past.. of one slot (one prefill chunk; at least 2 ids, except for a one-token prompt).
    * Returns the logits [vocab] after the last id, valid until the next call, or undefined when not wanted.
@@ -35,8 +37,14 @@ export interface Model {
   /**
    * Appends tokens at positions past.. of one slot in one run. Returns logits [tokens, vocab], and leaves KV memory, bit
    * for bit as that many decode steps of one row would; valid until the next call. Takes only `verifySizes`.
+   * `isAlone` as in `decode`.
    */
-  verify(slot: number, tokens: ArrayLike<number>, past: number): Float32Array;
+  verify(slot: number, tokens: ArrayLike<number>, past: number, isAlone?: boolean): Float32Array;
+  /**
+   * Opens one more of the parts that a model can begin without (canDecodeAlone and verifySizes tell when they are there);
+   * takes tens of milliseconds. False: nothing was left to open.
+   */
+  openNext(): boolean;
   /** Runs whose outputs were copied because the no-copy hook was lost; always 0 in good health. */
   readonly hookMisses: number;
   dispose(): void;

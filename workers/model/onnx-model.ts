@@ -28,6 +28,8 @@ export interface OpenOptions {
   role: 'decode' | 'prefill' | 'both';
   /** Load the graphs of `verify` too; needs decode. */
   verify?: boolean;
+  /** Leave what only makes a model faster to `openNext`: default false. */
+  inParts?: boolean;
   spin?: SessionOptions['spin'];
   /** One Int32 shared by all threads of the process that open models. */
   loadLock?: Int32Array;
@@ -61,6 +63,9 @@ export class OnnxModel implements Model {
   #decodeAlone: OrtSession | null = null;
   #prefillAlone: OrtSession | null = null;
   #verifier: Verifier | null = null;
+  #verifierAlone: Verifier | null = null;
+  /** What `openNext` opens, in this order. */
+  #unopened: (() => void)[] = [];
   #selection: TopSelection | null;
   #top: TopRows | null = null;
   #plans = new Map<number, Plan>();
@@ -98,21 +103,43 @@ export class OnnxModel implements Model {
       decodeAlone = false,
       threadsAlone = options.threads,
       selectTop = isLargeVocabulary(shape.vocabSize),
+      inParts = false,
       ...session
     } = options;
     this.#selection = selectTop ? new TopSelection(shape.vocabSize, session) : null;
     this.#decode = role === 'prefill' ? null : new OrtSession(compiled.decodePath, { ...session, disableFlash: true });
     this.#prefill = role === 'decode' ? null : new OrtSession(compiled.prefillPath, session);
-    if (role !== 'decode' && threadsAlone > options.threads) {
-      this.#prefillAlone = new OrtSession(compiled.prefillPath, { ...session, threads: threadsAlone });
+    const hasMoreThreads = threadsAlone > options.threads;
+    if (role !== 'decode' && hasMoreThreads) {
+      this.#unopened.push(() => {
+        this.#prefillAlone = new OrtSession(compiled.prefillPath, { ...session, threads: threadsAlone });
+      });
     }
-    if (role === 'prefill') return;
-    // Threads that wait for each other at every operator must spin; between runs others get the cores.
-    const alone = { ...session, threads: threadsAlone, spin: 'runs' as const };
-    if (decodeAlone && threadsAlone > options.threads) {
-      this.#decodeAlone = new OrtSession(compiled.decodePath, { ...alone, disableFlash: true });
+    if (role !== 'prefill') {
+      // Threads that wait for each other at every operator must spin; between runs others get the cores.
+      const alone = { ...session, threads: threadsAlone, spin: 'runs' as const };
+      const isDecodedAlone = decodeAlone && hasMoreThreads;
+      if (isDecodedAlone) {
+        this.#unopened.push(() => {
+          this.#decodeAlone = new OrtSession(compiled.decodePath, { ...alone, disableFlash: true });
+        });
+      }
+      if (verify) {
+        const own = (this.#verifier = new Verifier(shape));
+        const all = isDecodedAlone ? (this.#verifierAlone = new Verifier(shape)) : null;
+        for (const graph of compiled.verifyGraphs) {
+          this.#unopened.push(() => own.open(graph, session));
+          if (all !== null) this.#unopened.push(() => all.open(graph, alone));
+        }
+      }
     }
-    if (verify) this.#verifier = new Verifier(compiled, this.#decodeAlone === null ? session : alone);
+    if (!inParts) while (this.openNext());
+  }
+
+  openNext(): boolean {
+    const open = this.#unopened.shift();
+    open?.();
+    return open !== undefined;
   }
 
   get top(): TopRows | null {
@@ -185,19 +212,22 @@ export class OnnxModel implements Model {
   }
 
   get #parts(): (OrtSession | Verifier | TopSelection | null)[] {
-    return [this.#decode, this.#decodeAlone, this.#prefill, this.#prefillAlone, this.#verifier, this.#selection];
+    const decoding = [this.#decode, this.#decodeAlone, this.#verifier, this.#verifierAlone];
+    return [...decoding, this.#prefill, this.#prefillAlone, this.#selection];
   }
 
   get verifySizes(): readonly number[] {
     return this.#verifier?.sizes ?? [];
   }
 
-  verify(slot: number, tokens: ArrayLike<number>, past: number): Float32Array {
+  verify(slot: number, tokens: ArrayLike<number>, past: number, isAlone = false): Float32Array {
     if (this.#verifier === null) throw new Error('this model was opened without verify');
     this.#checkSlots(slot, 1);
     this.#checkLength(past, tokens.length);
     for (let i = 0; i < tokens.length; i++) this.#checkToken(tokens[i]!);
-    const logits = this.#verifier.run(slot, this.#tensorsOfSlot(slot), tokens, past);
+    const all = isAlone && this.#verifierAlone?.sizes.includes(tokens.length) === true ? this.#verifierAlone : null;
+    const verifier = all ?? this.#verifier;
+    const logits = verifier.run(slot, this.#tensorsOfSlot(slot), tokens, past);
     this.#top = this.#selection?.select(logits, tokens.length) ?? null;
     return logits;
   }
@@ -205,7 +235,8 @@ export class OnnxModel implements Model {
   dispose(): void {
     for (const part of this.#parts) part?.dispose();
     this.#decode = this.#decodeAlone = this.#prefill = this.#prefillAlone = null;
-    this.#verifier = this.#selection = null;
+    this.#verifier = this.#verifierAlone = this.#selection = null;
+    this.#unopened = [];
     this.#plans.clear();
     this.#slotTensors.clear();
   }

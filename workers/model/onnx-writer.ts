@@ -17,8 +17,8 @@ export const DataType = {
 } as const;
 export type DataType = (typeof DataType)[keyof typeof DataType];
 
-/** A number is an integer attribute; a float must say so. */
-export type Attribute = number | string | { float: number };
+/** A number is an integer attribute, and so are those of a list; a float must say so. */
+export type Attribute = number | string | { float: number } | readonly number[];
 export type Dim = number | string;
 
 /** ONNX Runtime maps external tensors; a blob on a page boundary is mapped where its kernels expect it (README). */
@@ -157,7 +157,8 @@ function attributeMessage(name: string, value: Attribute): Uint8Array {
   const head = bytesField(1, name);
   if (typeof value === 'number') return concat([head, intField(3, value), intField(20, 2)]);
   if (typeof value === 'string') return concat([head, bytesField(4, value), intField(20, 3)]);
-  return concat([head, floatField(2, value.float), intField(20, 1)]);
+  if ('float' in value) return concat([head, floatField(2, value.float), intField(20, 1)]);
+  return concat([head, ...value.map((each) => intField(8, each)), intField(20, 7)]);
 }
 
 /** ValueInfoProto of a tensor. */

@@ -16,6 +16,13 @@ const MS = 'com.microsoft';
 /** Keeps an all-zero row from dividing by zero. */
 const MIN_SCALE = 1e-12;
 
+/** A stacked matrix as the kernel is given it: [rows, cols]. */
+export interface Part {
+  read(): WeightTensor;
+  rows: number;
+  factor?: number | undefined;
+}
+
 interface QuantizedRows {
   /** uint8 [T, cols], zero point 128 */
   values: string;
@@ -36,15 +43,27 @@ export class RowInt8 {
 
   /** x · Wᵀ for x [T, cols], where W stacks the parts' rows: [T, sum of rows]. */
   multiply(x: string, name: string, parts: readonly MatrixPart[], cols: number): string {
+    const stacked = parts.map(({ name: tensor, rows, factor }) => {
+      return { read: () => this.#source.read(tensor, [rows, cols]), rows, factor };
+    });
+    return this.scale(this.multiplyUnscaled(x, name, stacked, cols), x);
+  }
+
+  /** Multiplies [T, any] by the scales of the rows of x. */
+  scale(product: string, x: string): string {
+    return this.#w.node('Mul', [product, this.#quantize(x).scales], `${product}_scaled`);
+  }
+
+  /** The same without the scales of the rows, for who multiplies by them later. */
+  multiplyUnscaled(x: string, name: string, parts: readonly Part[], cols: number): string {
     const w = this.#w;
-    const { values, scales } = this.#quantize(x);
+    const { values } = this.#quantize(x);
     const rows = parts.reduce((sum, part) => sum + part.rows, 0);
     const weights = new Int8Array(cols * rows); // [cols, rows]
     const columnScales = new Float32Array(rows);
     let first = 0;
     for (const part of parts) {
-      const tensor = this.#source.read(part.name, [part.rows, cols]);
-      packColumns(tensor, weights, columnScales, { first, rows, factor: part.factor ?? 1 });
+      packColumns(part.read(), weights, columnScales, { first, rows, factor: part.factor ?? 1 });
       first += part.rows;
     }
     w.tensor(`${name}_w8`, DataType.int8, [cols, rows], weights);
@@ -53,8 +72,7 @@ export class RowInt8 {
     w.tensor('zero_point', DataType.uint8, [], Uint8Array.of(128));
     // The kernel takes one scale for all rows only, hence 1 here and the rows' own scales afterwards.
     const inputs = [values, `${name}_w8`, 'one', `${name}_scales`, 'zero_point'];
-    w.node('MatMulIntegerToFloat', inputs, `${name}_unscaled`, {}, MS);
-    return w.node('Mul', [`${name}_unscaled`, scales], `${name}_out`);
+    return w.node('MatMulIntegerToFloat', inputs, `${name}_out`, {}, MS);
   }
 
   #quantize(x: string): QuantizedRows {

@@ -22,8 +22,14 @@ export function withSession<T>(file: string, use: (session: OrtSession) => T): T
   }
 }
 
-/** Rows over KV memory of their own. */
-export function openRows(session: OrtSession, shape: ModelShape, numRows: number, maxLength: number): Rows {
+/** Rows over KV memory of their own. `also`: further outputs of the graph, filled by every run. */
+export function openRows(
+  session: OrtSession,
+  shape: ModelShape,
+  numRows: number,
+  maxLength: number,
+  also: Tensors = {},
+): Rows {
   const { numLayers, numKvHeads, headDim, vocabSize, kvType } = shape;
   const kv = Array.from({ length: 2 * numLayers }, () => kvArray(kvType, numRows * numKvHeads * maxLength * headDim));
   const tensors = kv.map((memory) => tensor(kvType, memory, [numRows, numKvHeads, maxLength, headDim]));
@@ -43,7 +49,7 @@ export function openRows(session: OrtSession, shape: ModelShape, numRows: number
       }
     }
     fetches[GraphNames.logits] = tensor('float32', logits, [positions.length, vocabSize]);
-    session.run(feeds, fetches);
+    session.run(feeds, { ...fetches, ...also });
     return logits;
   };
   return { run, kv };

@@ -1,6 +1,6 @@
 // The sessions that compute several tokens of one row in one run, bit for bit as single decode steps would. Owned by
 // an OnnxModel that decodes; verify-graph.ts made the graphs and says why they agree.
-import type { CompiledModel } from '../messages.ts';
+import type { CompiledModel, ModelShape } from '../messages.ts';
 import { GraphNames } from './graph-builder.ts';
 import { OrtSession, tensor, type SessionOptions, type Tensor, type Tensors } from './ort-binding.ts';
 import { verifiedName } from './verify-graph.ts';
@@ -20,18 +20,19 @@ interface VerifySession {
 }
 
 export class Verifier {
-  readonly sizes: readonly number[];
-  readonly #numLayers: number;
+  /** Ascending; grows with `open`. */
+  sizes: readonly number[] = [];
+  readonly #shape: ModelShape;
   readonly #sessions = new Map<number, VerifySession>();
 
-  /** Loads one session per graph (about 35 ms each). Throws an Error when one cannot be loaded. */
-  constructor(compiled: Pick<CompiledModel, 'verifyGraphs' | 'shape'>, options: SessionOptions) {
-    const { numLayers, vocabSize } = compiled.shape;
-    this.#numLayers = numLayers;
-    for (const { numTokens, path } of compiled.verifyGraphs) {
-      const session = new OrtSession(path, { ...options, disableFlash: true });
-      this.#sessions.set(numTokens, createSession(session, numTokens, vocabSize));
-    }
+  constructor(shape: ModelShape) {
+    this.#shape = shape;
+  }
+
+  /** Loads the session of one graph (about 35 ms). Throws an Error when it cannot be loaded. */
+  open({ numTokens, path }: CompiledModel['verifyGraphs'][number], options: SessionOptions): void {
+    const session = new OrtSession(path, { ...options, disableFlash: true });
+    this.#sessions.set(numTokens, createSession(session, numTokens, this.#shape.vocabSize));
     this.sizes = [...this.#sessions.keys()].sort((a, b) => a - b);
   }
 
@@ -60,7 +61,7 @@ export class Verifier {
 
   /** One memory for the past and for what each token leaves behind: so each finds the tokens before it. */
   #aim(session: VerifySession, slot: number, kv: readonly Tensor[]): void {
-    for (let layer = 0; layer < this.#numLayers; layer++) {
+    for (let layer = 0; layer < this.#shape.numLayers; layer++) {
       for (const [i, kind] of (['k', 'v'] as const).entries()) {
         const memory = kv[2 * layer + i]!;
         session.feeds[GraphNames.past(kind, layer)] = memory;

@@ -1,9 +1,10 @@
 // Rewrites a decode graph so that one run computes several consecutive tokens of one row with the bits of single steps.
 // Matrix products and norms work row by row whatever the batch; only the attention must be kept to one token at a
 // time, so each attention node becomes a chain of them over the same KV memory. Called by build-entry.
+import { readAttention } from './attention-node.ts';
 import { GraphNames } from './graph-builder.ts';
 import { DataType, nodeMessage, valueInfo } from './onnx-writer.ts';
-import { bytesField, concat, copyField, readFields, text, type Field } from './protobuf.ts';
+import { bytesField, concat, copyField, readFields, text } from './protobuf.ts';
 
 /**
  * The graph for `numTokens` tokens at a time. It names the same weights in the same data file, so it must lie beside
@@ -52,8 +53,7 @@ function rewriteGraph(graph: Uint8Array, numTokens: number): Uint8Array {
         const lengths = [GraphNames.lengths, GraphNames.longest].map((name) => splitName(name, i));
         const inputs = [splitName(qkv, i), '', '', ...past, ...lengths, ...rest];
         const outputs = [splitName(output, i), ...presents.map((name) => splitName(name, i))];
-        const node = nodeMessage('GroupQueryAttention', inputs, outputs, {}, 'com.microsoft');
-        parts.push(bytesField(1, concat([node, ...attributes.map(copyField)])));
+        parts.push(bytesField(1, nodeMessage('GroupQueryAttention', inputs, outputs, attributes, 'com.microsoft')));
       }
       const outputs = each.map((i) => splitName(output, i));
       parts.push(bytesField(1, nodeMessage('Concat', outputs, [output], { axis: 0 })));
@@ -64,47 +64,6 @@ function rewriteGraph(graph: Uint8Array, numTokens: number): Uint8Array {
     } else parts.push(copyField(field));
   }
   return concat(parts);
-}
-
-interface Attention {
-  qkv: string;
-  pasts: string[];
-  presents: string[];
-  /** Inputs after the lengths. */
-  rest: string[];
-  output: string;
-  attributes: Field[];
-}
-
-function readAttention(node: Uint8Array): Attention | null {
-  const inputs: string[] = [];
-  const outputs: string[] = [];
-  const attributes: Field[] = [];
-  let op = '';
-  for (const field of readFields(node)) {
-    if (field.number === 1) inputs.push(text(field.bytes));
-    else if (field.number === 2) outputs.push(text(field.bytes));
-    else if (field.number === 4) op = text(field.bytes);
-    else if (field.number === 5) attributes.push(field);
-  }
-  if (op !== 'GroupQueryAttention') return null;
-  const [qkv, key, value, pastK, pastV, lengths, longest, ...rest] = inputs;
-  const [output, presentK, presentV] = outputs;
-  if (
-    !qkv ||
-    key !== '' ||
-    value !== '' ||
-    !pastK ||
-    !pastV ||
-    !output ||
-    !presentK ||
-    !presentV ||
-    lengths !== GraphNames.lengths ||
-    longest !== GraphNames.longest
-  ) {
-    throw new Error(`an attention node of unknown form: ${inputs.join(', ')}`);
-  }
-  return { qkv, pasts: [pastK, pastV], presents: [presentK, presentV], rest, output, attributes };
 }
 
 /** Rows become tokens of one row: only total_len has another shape than in the decode graph. */

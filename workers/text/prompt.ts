@@ -22,10 +22,18 @@ export interface PromptParts {
   bytes: TokenBytes;
 }
 
+/** Characters that normalising may make one of, at most: with more than these no tokenizer gets a text into the context. */
+const CHARS_PER_NORMALIZED = 4;
+
 type ChatInput = Extract<PromptInput, { kind: 'chat' }>;
 
 /** Conversations of more characters per allowed token than this are shortened from the end instead of tried whole. */
 const HOPELESS_CHARS_PER_TOKEN = 16;
+
+function unreadable(messages: readonly ChatMessage[], maxTokens: number): ServiceError {
+  const message = `prompt has ${numChars(messages)} characters, more than ${maxTokens} tokens can spell`;
+  return new ServiceError('context_too_long', message, { param: 'messages' });
+}
 
 function tooLong(numTokens: number, maxTokens: number): ServiceError {
   return new ServiceError('context_too_long', `prompt has ${numTokens} tokens, at most ${maxTokens} fit`, {
@@ -33,36 +41,49 @@ function tooLong(numTokens: number, maxTokens: number): ServiceError {
   });
 }
 
+function numChars(messages: readonly ChatMessage[]): number {
+  return messages.reduce((sum, { content }) => sum + content.length, 0);
+}
+
 /** Throws invalid_request (the template cannot express it) and context_too_long. */
 export function encodeChat(parts: PromptParts, input: ChatInput, maxTokens: number): EncodedPrompt {
   const { messages, tools, truncation } = input;
   if (messages.length === 0) throw new ServiceError('invalid_request', 'messages are empty', { param: 'messages' });
   const encoder = new ConversationEncoder(parts, tools);
+  // Reading megabytes takes seconds, and what becomes one token is no longer than the longest.
+  const maxChars = maxTokens * parts.bytes.longest * CHARS_PER_NORMALIZED;
   if (truncation === 'error') {
+    if (numChars(messages) > maxChars) throw unreadable(messages, maxTokens);
     const tokenIds = encoder.encode(messages, input.history);
     if (tokenIds.length > maxTokens) throw tooLong(tokenIds.length, maxTokens);
     return { tokenIds, droppedMessages: 0 };
   }
-  const numChars = messages.reduce((sum, message) => sum + message.content.length, 0);
-  if (numChars <= maxTokens * HOPELESS_CHARS_PER_TOKEN) {
+  if (numChars(messages) <= maxTokens * HOPELESS_CHARS_PER_TOKEN) {
     const tokenIds = encoder.encode(messages, input.history);
     if (tokenIds.length <= maxTokens) return { tokenIds, droppedMessages: 0 };
   }
-  return shorten(encoder, messages, maxTokens);
+  return shorten(encoder, messages, maxTokens, maxChars);
 }
 
 /** Keeps the leading system message and as many of the newest turns as fit. */
-function shorten(encoder: ConversationEncoder, messages: readonly ChatMessage[], maxTokens: number): EncodedPrompt {
+function shorten(
+  encoder: ConversationEncoder,
+  messages: readonly ChatMessage[],
+  maxTokens: number,
+  maxChars: number,
+): EncodedPrompt {
   const head = messages[0]?.role === 'system' ? 1 : 0;
   const starts: number[] = [];
   for (let i = head; i < messages.length; i++) {
     if (messages[i]?.role === 'user' || i === head) starts.push(i);
   }
-  const keep = (numTurns: number): number[] => {
-    const from = starts[starts.length - numTurns] ?? messages.length;
-    return encoder.encode([...messages.slice(0, head), ...messages.slice(from)], null);
+  const turns = (number: number): ChatMessage[] => {
+    const from = starts[starts.length - number] ?? messages.length;
+    return [...messages.slice(0, head), ...messages.slice(from)];
   };
-  let fits = keep(Math.min(1, starts.length));
+  const newest = turns(Math.min(1, starts.length));
+  if (numChars(newest) > maxChars) throw unreadable(newest, maxTokens);
+  let fits = encoder.encode(newest, null);
   if (fits.length > maxTokens) throw tooLong(fits.length, maxTokens);
   // Doubling from the newest turn, then halving the gap: what is encoded is a small multiple of what fits, however
   // long the conversation is, and pieces already encoded are remembered.
@@ -71,8 +92,9 @@ function shorten(encoder: ConversationEncoder, messages: readonly ChatMessage[],
   while (low + 1 < high) {
     const isDoubling = high > starts.length;
     const tried = isDoubling ? Math.min(low * 2, starts.length) : (low + high) >> 1;
-    const ids = keep(tried);
-    if (ids.length <= maxTokens) {
+    const kept = turns(tried);
+    const ids = numChars(kept) > maxChars ? null : encoder.encode(kept, null);
+    if (ids !== null && ids.length <= maxTokens) {
       low = tried;
       fits = ids;
     } else {

@@ -6,6 +6,8 @@ import type { SpecialTokens } from './special-tokens.ts';
 
 export class TokenBytes {
   readonly numIds: number;
+  /** Bytes of the longest token. */
+  readonly longest: number;
   readonly #bytes: Uint8Array;
   readonly #starts: Uint32Array;
   /** Text of an id whose bytes are whole characters, null for other ids, undefined while not asked for. */
@@ -16,10 +18,14 @@ export class TokenBytes {
     this.numIds = numIds;
     this.#starts = new Uint32Array(numIds + 1);
     let total = 0;
+    let longest = 0;
     for (let id = 0; id < numIds; id++) {
+      const length = pieces[id]?.length ?? 0;
       this.#starts[id] = total;
-      total += pieces[id]?.length ?? 0;
+      total += length;
+      longest = Math.max(longest, length);
     }
+    this.longest = longest;
     this.#starts[numIds] = total;
     this.#bytes = new Uint8Array(total);
     for (let id = 0; id < numIds; id++) this.#bytes.set(pieces[id] ?? [], this.#starts[id]);

@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TcpProxy } from '../../../clients/demos/tcp-proxy.ts';
 import type { Policy } from '../../../clients/demos/tcp-proxy.ts';
+import { random as seededRandom } from '../../support/random.ts';
 
 export interface ChaosOptions {
   /** Mean number of bytes from the server (and a quarter of it from the client) before a connection is cut. */
@@ -16,23 +17,12 @@ export interface ChaosOptions {
 
 export const rough: ChaosOptions = { meanBytes: 2500, delayMs: 5, stallOneIn: 60, stallMs: 40 };
 
-/** Seeded random numbers in [0, 1): mulberry32. */
-export function seeded(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 /** A proxy before the server at `port`. The same seed gives the nth connection the same life. */
 export function startChaos(port: number, seed: number, options: ChaosOptions = rough): Promise<TcpProxy> {
   let numConnections = 0;
   const { meanBytes, delayMs, stallOneIn, stallMs } = options;
   const policy: Policy = (line) => {
-    const random = seeded(seed * 7919 + numConnections++);
+    const random = seededRandom(seed * 7919 + numConnections++);
     const lives = { server: -Math.log(1 - random()) * meanBytes, client: -Math.log(1 - random()) * meanBytes * 0.25 };
     /** Pieces of a direction pass one after the other. */
     const order = { server: Promise.resolve(), client: Promise.resolve() };

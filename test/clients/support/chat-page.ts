@@ -88,6 +88,18 @@ export class ChatPage {
     });
   }
 
+  /** Sum of the browser's own layout-shift scores from now on; input does not excuse any. */
+  async watchShifts(): Promise<() => Promise<number>> {
+    await this.page.evaluate(() => {
+      const store = globalThis as unknown as { shifts: number };
+      store.shifts = 0;
+      new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) store.shifts += (entry as unknown as { value: number }).value;
+      }).observe({ type: 'layout-shift' });
+    });
+    return () => this.page.evaluate(() => (globalThis as unknown as { shifts: number }).shifts);
+  }
+
   close(): Promise<void> {
     return this.context.close();
   }

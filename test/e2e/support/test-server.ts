@@ -2,13 +2,11 @@
 // by its process id. Every end-to-end test talks to one of these and to nothing inside it.
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { freePort } from '../../support/free-port.ts';
 
 /** Shared by all tests, so that the default model is compiled once per machine. */
 const CACHE_DIR = join(tmpdir(), 'tokenwire-test-cache');
@@ -160,13 +158,4 @@ export class TestServer {
       await sleep(POLL_MS);
     }
   }
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port } = probe.address() as AddressInfo;
-  probe.close();
-  await once(probe, 'close');
-  return port;
 }

@@ -31,9 +31,53 @@ describe('KeyRing', () => {
     },
   );
 
+  it('does not take a longer token for the longest key it begins with', () => {
+    const longest = 'k'.repeat(1024);
+    const keyed = new KeyRing([{ tenant: 'local', key: longest }]);
+    expect(keyed.callerOfToken(longest).tenant).toBe('local');
+    expect(() => keyed.callerOfToken(`${longest}x`)).toThrow(expect.objectContaining({ code: 'unauthorized' }));
+  });
+
   it('refuses missing, empty and endless tokens', () => {
     for (const token of [null, '', 'x'.repeat(1_000_000)]) {
       expect(() => ring.callerOfToken(token)).toThrow(expect.objectContaining({ code: 'unauthorized' }));
     }
   });
 });
+
+describe('KeyRing with operators', () => {
+  const admin = { tenant: 'ops', key: 'root-key' };
+  it('lets everybody on this machine be one while there are no keys at all', () => {
+    expect(operator(new KeyRing([], [], true), '')).toBe('local');
+    expect(operator(new KeyRing([], [], true), 'Bearer anything')).toBe('local');
+    expect(operator(new KeyRing([], [], false), '')).toBe('not_allowed');
+  });
+
+  it('knows them by their keys, which are good for chatting too', () => {
+    const both = new KeyRing([{ tenant: 'a', key: 'chat-key' }], [admin], true);
+    expect(operator(both, 'Bearer root-key')).toBe('ops');
+    expect(operator(both, 'Bearer chat-key')).toBe('not_allowed');
+    expect(operator(both, 'Bearer wrong')).toBe('unauthorized');
+    expect(operator(both, '')).toBe('unauthorized');
+    expect(both.callerOfToken('root-key').tenant).toBe('ops');
+    expect(both.callerOfHeader('Bearer chat-key').tenant).toBe('a');
+    expect(operator(new KeyRing([{ tenant: 'a', key: 'chat-key' }], [], true), 'Bearer chat-key')).toBe('not_allowed');
+  });
+
+  it('leaves chatting open where only operators have keys', () => {
+    const open = new KeyRing([], [admin], true);
+    expect(open.isOpen).toBe(true);
+    for (const header of ['', 'Bearer wrong', 'nonsense']) expect(operator(open, header)).toBe('not_allowed');
+    expect(open.callerOfHeader('').tenant).toBe('local');
+    expect(open.callerOfToken('wrong').tenant).toBe('local');
+    expect(operator(open, 'Bearer root-key')).toBe('ops');
+  });
+});
+
+function operator(keys: KeyRing, header: string): string {
+  try {
+    return keys.operatorOfHeader(header).tenant;
+  } catch (error) {
+    return (error as { code: string }).code;
+  }
+}

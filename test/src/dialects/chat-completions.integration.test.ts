@@ -1,23 +1,13 @@
+// POST /v1/chat/completions as the official client sees it.
 import OpenAI from 'openai';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { ServiceError } from '../../../protocol/errors.ts';
 import type { TokenLogprob } from '../../../protocol/messages.ts';
-import { startTestApp, until, type TestApp } from '../http/test-app.ts';
+import { startTestApp, until } from '../http/test-app.ts';
+import { callScript } from '../support/fake-engine.ts';
+import { client, test } from '../support/openai-front.ts';
 
 const hi = [{ role: 'user' as const, content: 'Hi' }];
-let test: TestApp;
-let client: OpenAI;
-
-beforeAll(() => {
-  test = startTestApp();
-  client = new OpenAI({ baseURL: `${test.url}/v1`, apiKey: 'unused', maxRetries: 0 });
-});
-afterEach(() => {
-  test.pause();
-  test.engine.refuse = null;
-  test.engine.script = () => ['Hello', ' world', '.'];
-});
-afterAll(() => test.stop());
 
 /** The data lines of a raw stream. */
 async function rawStream(body: Record<string, unknown>): Promise<string[]> {
@@ -35,14 +25,6 @@ async function rawStream(body: Record<string, unknown>): Promise<string[]> {
 
 const create = (fields: object) => client.chat.completions.create({ model: 'default', messages: hi, ...fields });
 
-const callScript = () => [
-  'Let me see.',
-  { toolBegin: 'look', index: 0 },
-  { toolDelta: '{"at":', index: 0 },
-  { toolDelta: '"sky"}', index: 0 },
-  { toolEnd: 0 },
-  { end: 'tool_calls' as const },
-];
 const tools = [{ type: 'function' as const, function: { name: 'look', parameters: { type: 'object' } } }];
 
 const logprob = (token: string, bytes: number[]): TokenLogprob => [token, -0.5, bytes, [['<|end|>', -1, null]]];

@@ -1,33 +1,16 @@
 // The whole path on real weights: the default model behind the real front end, asked by the official client.
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import OpenAI from 'openai';
-import { pino } from 'pino';
+import type OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startApp, type App } from '../../../src/app.ts';
-import { loadConfig } from '../../../src/config.ts';
-import { startEngines, type EngineSet } from '../../../src/engine/pool.ts';
+import { startModelApp, type ModelApp } from '../support/model-app.ts';
 
-const cacheDir = mkdtempSync(join(tmpdir(), 'tokenwire-chat-'));
-let app: App;
-let engines: EngineSet;
+let test: ModelApp;
 let client: OpenAI;
 
 beforeAll(async () => {
-  const config = loadConfig(['--port', '0', '--cache-dir', cacheDir], {});
-  const log = pino({ level: 'silent' });
-  app = startApp(config, log, 'tokenwire/test', () => {
-    engines = startEngines({ ...config, log, debugOwners: true });
-    return engines;
-  });
-  await engines.loaded;
-  client = new OpenAI({ baseURL: `${app.server.url}/v1`, apiKey: 'none', maxRetries: 0 });
+  test = await startModelApp();
+  client = test.client;
 }, 60_000);
-afterAll(async () => {
-  await app.stop(0);
-  rmSync(cacheDir, { recursive: true, force: true });
-});
+afterAll(() => test.stop());
 
 const question = [{ role: 'user' as const, content: 'What is the capital of France?' }];
 
@@ -129,9 +112,9 @@ describe('Chat Completions on the default model', () => {
     await Promise.allSettled(reads);
     expect(counts.every((count) => count >= 5)).toBe(true);
     const deadline = performance.now() + 3000;
-    while (app.services.responses.active > 0 && performance.now() < deadline) {
+    while (test.app.services.responses.active > 0 && performance.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
-    expect(app.services.responses.active).toBe(0);
+    expect(test.app.services.responses.active).toBe(0);
   });
 });

@@ -1,40 +1,23 @@
 // POST /v1/embeddings on the real model behind the real front end, asked by the official client while a chat streams.
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import OpenAI from 'openai';
-import { pino } from 'pino';
+import type OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startApp, type App } from '../../../src/app.ts';
-import { loadConfig } from '../../../src/config.ts';
-import { startEngines, type EngineSet } from '../../../src/engine/pool.ts';
+import { startModelApp, type ModelApp } from '../support/model-app.ts';
 
-const cacheDir = mkdtempSync(join(tmpdir(), 'tokenwire-embeddings-'));
-let app: App;
-let engines: EngineSet;
+let test: ModelApp;
 let client: OpenAI;
 
 beforeAll(async () => {
-  const config = loadConfig(['--port', '0', '--cache-dir', cacheDir, '--model', 'fake:stepMs=5'], {});
-  const log = pino({ level: 'silent' });
-  app = startApp(config, log, 'tokenwire/test', () => {
-    engines = startEngines({ ...config, log, debugOwners: true });
-    return engines;
-  });
-  await engines.loaded;
-  client = new OpenAI({ baseURL: `${app.server.url}/v1`, apiKey: 'none', maxRetries: 0 });
+  test = await startModelApp(['--model', 'fake:stepMs=5']);
+  client = test.client;
 }, 60_000);
-afterAll(async () => {
-  await app.stop(0);
-  rmSync(cacheDir, { recursive: true, force: true });
-});
+afterAll(() => test.stop());
 
 const model = 'all-minilm-l6-v2';
 const dot = (a: number[], b: number[]): number => a.reduce((sum, value, i) => sum + value * b[i]!, 0);
 
 describe('Embeddings on the built-in model', () => {
   it('is ready before the embedding model was opened, and lists it', async () => {
-    expect(engines.isReady).toBe(true);
+    expect(test.engines.isReady).toBe(true);
     const listed = (await client.models.list()).data.map(({ id }) => id);
     expect(listed).toHaveLength(2);
     expect(listed[1]).toBe(model);
@@ -107,7 +90,7 @@ describe('Embeddings on the built-in model', () => {
       expect(dot(alone, data[i]!.embedding)).toBeCloseTo(1, 5);
     }
     expect(await chat).toBeGreaterThan(1);
-    const metrics = await (await fetch(`${app.server.url}/metrics`)).text();
+    const metrics = await (await fetch(`${test.app.server.url}/metrics`)).text();
     expect(metrics).toMatch(/tokenwire_embedding_seconds_count\{model="all-minilm-l6-v2"\} [1-9]/);
     expect(metrics).toContain('tokenwire_embedding_inputs_waiting 0');
   });

@@ -5,7 +5,7 @@ import { lastNumber, QUEUED_AFTER_MS, ResponseEventRenderer } from '../../../src
 import { outputItems, responseObject } from '../../../src/dialects/response-object.ts';
 import { Responses } from '../../../src/responses/registry.ts';
 import { FakeEngine, type ScriptEvent } from '../support/fake-engine.ts';
-import { random } from '../support/house.ts';
+import { random } from '../../support/random.ts';
 
 interface Rendered {
   type: string;

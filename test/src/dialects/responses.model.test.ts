@@ -1,33 +1,16 @@
 // The Responses API on real weights: the default model behind the real front end, asked by the official client.
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import OpenAI from 'openai';
-import { pino } from 'pino';
+import type OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startApp, type App } from '../../../src/app.ts';
-import { loadConfig } from '../../../src/config.ts';
-import { startEngines, type EngineSet } from '../../../src/engine/pool.ts';
+import { startModelApp, type ModelApp } from '../support/model-app.ts';
 
-const cacheDir = mkdtempSync(join(tmpdir(), 'tokenwire-responses-'));
-let app: App;
-let engines: EngineSet;
+let test: ModelApp;
 let client: OpenAI;
 
 beforeAll(async () => {
-  const config = loadConfig(['--port', '0', '--cache-dir', cacheDir], {});
-  const log = pino({ level: 'silent' });
-  app = startApp(config, log, 'tokenwire/test', () => {
-    engines = startEngines({ ...config, log, debugOwners: true });
-    return engines;
-  });
-  await engines.loaded;
-  client = new OpenAI({ baseURL: `${app.server.url}/v1`, apiKey: 'none', maxRetries: 0 });
+  test = await startModelApp();
+  client = test.client;
 }, 60_000);
-afterAll(async () => {
-  await app.stop(0);
-  rmSync(cacheDir, { recursive: true, force: true });
-});
+afterAll(() => test.stop());
 
 const question = { model: 'default', input: 'What is the capital of France?', temperature: 0, max_output_tokens: 60 };
 

@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { CuttingProxy } from '../http/cutting-proxy.ts';
 import { startTestApp, type TestApp } from '../http/test-app.ts';
-import { random } from '../support/house.ts';
+import { random } from '../../support/random.ts';
 
 const trials = Number(process.env.TRIALS ?? 200);
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31));

@@ -1,24 +1,17 @@
 // Answers of a given form through the official client, on real engine threads over the fake model, which would rather say
 // something else.
-import { tmpdir } from 'node:os';
-import OpenAI from 'openai';
-import { pino } from 'pino';
+import type OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startApp, type App } from '../../../src/app.ts';
-import { loadConfig } from '../../../src/config.ts';
-import { startEngines, type EngineSet } from '../../../src/engine/pool.ts';
+import { startModelApp, type ModelApp } from '../support/model-app.ts';
 
-let app: App;
-let engines: EngineSet;
+let test: ModelApp;
 let client: OpenAI;
+
 beforeAll(async () => {
-  const config = loadConfig(['--port', '0', '--model', 'fake:', '--cache-dir', tmpdir()], {});
-  const log = pino({ level: 'silent' });
-  app = startApp(config, log, 'tokenwire/test', () => (engines = startEngines({ ...config, log, debugOwners: true })));
-  await engines.loaded;
-  client = new OpenAI({ baseURL: `${app.server.url}/v1`, apiKey: 'none', maxRetries: 0 });
+  test = await startModelApp(['--model', 'fake:']);
+  client = test.client;
 });
-afterAll(() => app.stop(0));
+afterAll(() => test.stop());
 
 const schema = {
   type: 'object',

@@ -1,37 +1,20 @@
 // Answers of a given form on real weights, asked for by the official client: whatever the default model would like to
 // say, its calls and its JSON fit the schema. TRIALS: seeded trials of a required call (default 50).
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import OpenAI from 'openai';
-import { pino } from 'pino';
+import type OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startApp, type App } from '../../../src/app.ts';
-import { loadConfig } from '../../../src/config.ts';
-import { startEngines, type EngineSet } from '../../../src/engine/pool.ts';
+import { startModelApp, type ModelApp } from '../support/model-app.ts';
 import { misfit } from '../support/valid-json.ts';
 
 const trials = Number(process.env.TRIALS ?? 50);
 const LANES = 8;
-const cacheDir = mkdtempSync(join(tmpdir(), 'tokenwire-structure-'));
-let app: App;
-let engines: EngineSet;
+let test: ModelApp;
 let client: OpenAI;
 
 beforeAll(async () => {
-  const config = loadConfig(['--port', '0', '--cache-dir', cacheDir], {});
-  const log = pino({ level: 'silent' });
-  app = startApp(config, log, 'tokenwire/test', () => {
-    engines = startEngines({ ...config, log, debugOwners: true });
-    return engines;
-  });
-  await engines.loaded;
-  client = new OpenAI({ baseURL: `${app.server.url}/v1`, apiKey: 'none', maxRetries: 0 });
+  test = await startModelApp();
+  client = test.client;
 }, 60_000);
-afterAll(async () => {
-  await app.stop(0);
-  rmSync(cacheDir, { recursive: true, force: true });
-});
+afterAll(() => test.stop());
 
 const weather = {
   type: 'object',

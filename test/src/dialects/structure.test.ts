@@ -24,14 +24,14 @@ describe('The form of an answer', () => {
     expect(responses({ text: { format: { type: 'text' } } })).toBeUndefined();
   });
 
-  it('holds functions to their schema where it is strict or a call is required, else to the form of a call', () => {
+  it('holds functions to their schema, strict or not, whether they must be called or may be', () => {
     const tools = [chatTool('a', true), chatTool('b')];
     const [a, b] = ['tools[0].function.parameters', 'tools[1].function.parameters'] as const;
     expect(chat({ tools })).toEqual({
       text: null,
       calls: [
         { name: 'a', schema, isStrict: true, param: a },
-        { name: 'b', schema: null, isStrict: false, param: b },
+        { name: 'b', schema, isStrict: false, param: b },
       ],
       mustCall: false,
       isParallel: true,

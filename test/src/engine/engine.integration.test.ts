@@ -1,30 +1,16 @@
 // The engine with real worker threads over the fake model: concurrency, cancel, and the ways a worker can die.
-import { tmpdir } from 'node:os';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ServiceError } from '../../../protocol/errors.ts';
-import { startEngines } from '../../../src/engine/pool.ts';
-import type { EngineOptions, EngineSet } from '../../../src/engine/pool.ts';
+import { startEngines } from '../../../src/engine/models.ts';
+import type { EngineSet } from '../../../src/engine/models.ts';
+import type { EngineOptions } from '../../../src/engine/options.ts';
 import { generate } from '../support/collect.ts';
+import { fakeOptions } from '../support/engine-options.ts';
 
-const quiet = { info() {}, warn() {}, error() {} };
 let set: EngineSet | null = null;
 
 async function start(model: string, options: Partial<EngineOptions> = {}): Promise<EngineSet> {
-  set = startEngines({
-    models: [model],
-    workers: 2,
-    threads: 1,
-    speculation: true,
-    solo: true,
-    slots: 16,
-    maxContext: 2048,
-    kvMemoryBytes: 1 << 30,
-    kvType: 'auto',
-    cacheDir: tmpdir(),
-    log: quiet,
-    debugOwners: true,
-    ...options,
-  });
+  set = startEngines(fakeOptions([model], { workers: 2, kvMemoryBytes: 1 << 30, ...options }));
   await set.loaded;
   return set;
 }

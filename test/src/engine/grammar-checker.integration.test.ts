@@ -55,10 +55,10 @@ const hostile: [name: string, form: GrammarSpec][] = [
 
 describe('The check of a grammar', () => {
   it('lets good ones pass, and knows them again', async () => {
-    checker = new GrammarChecker(model);
+    checker = new GrammarChecker(model, { longestMs: 20_000 });
     const forms = [schema(object), regex('[a-z]+@[0-9]{2}'), calls(call('f', object, true))];
-    for (const form of forms) expect(await checker.check(form)).toEqual(form);
-    expect(await checker.check(forms[0]!)).toBe(await checker.check(structuredClone(forms[0]!)));
+    for (const form of forms) expect(await checker.check(form, 't')).toMatchObject(form);
+    expect(await checker.check(forms[0]!, 't')).toBe(await checker.check(structuredClone(forms[0]!), 't'));
   });
 
   it.each<[name: string, form: GrammarSpec, param: string, message: string]>([
@@ -74,41 +74,41 @@ describe('The check of a grammar', () => {
     ['a pattern in a schema', schema({ type: 'string', pattern: '[' }), 'response_format.json_schema.schema', ''],
     ['a strict function', calls(call('f', object, true), call('g', { type: 'string' }, true)), 'tools.g', 'object'],
   ])('says what is wrong: %s', async (_name, form, param, message) => {
-    checker = new GrammarChecker(model);
-    await expect(checker.check(form)).rejects.toEqual(refused(param, message));
+    checker = new GrammarChecker(model, { longestMs: 20_000 });
+    await expect(checker.check(form, 't')).rejects.toEqual(refused(param, message));
     // The thread is good for the next.
-    expect(await checker.check(schema(object))).toEqual(schema(object));
+    expect(await checker.check(schema(object), 't')).toMatchObject(schema(object));
   });
 
   it('lets functions that are not strict have any object', async () => {
-    checker = new GrammarChecker(model);
+    checker = new GrammarChecker(model, { longestMs: 20_000 });
     const [good, odd] = [call('f', object, false), call('g', { type: 'object', not: {} }, false)];
     const slow = call('h', { type: 'object', properties: optional }, false);
-    expect(await checker.check(calls(good, odd))).toEqual(calls(good, { ...odd, schema: null } as never));
+    expect(await checker.check(calls(good, odd), 't')).toMatchObject(calls(good, { ...odd, schema: null } as never));
     const relaxed = (form: typeof good) => ({ ...form, schema: null }) as never;
-    expect(await checker.check(calls(good, slow))).toEqual(calls(relaxed(good), relaxed(slow)));
+    expect(await checker.check(calls(good, slow), 't')).toMatchObject(calls(good, relaxed(slow)));
   });
 
   it.each(hostile)('refuses what is too large, and goes on: %s', async (_name, form) => {
-    checker = new GrammarChecker(model);
-    await checker.check(schema(object));
-    const outcome = checker.check(form).then(
+    checker = new GrammarChecker(model, { longestMs: 20_000 });
+    await checker.check(schema(object), 't');
+    const outcome = checker.check(form, 't').then(
       () => 'passed',
       (error: unknown) => error,
     );
-    const next = checker.check(regex('later')).catch((error: unknown) => error);
+    const next = checker.check(regex('later'), 't').catch((error: unknown) => error);
     expect(await outcome).toEqual(refused(form.text!.param));
-    expect(await next).toEqual(regex('later'));
+    expect(await next).toMatchObject(regex('later'));
   });
 
   it('refuses more than may wait, and all when it is closed', async () => {
-    checker = new GrammarChecker(model);
+    checker = new GrammarChecker(model, { longestMs: 20_000 });
     const checks = Array.from({ length: 80 }, (_, i) =>
-      checker.check(regex(`x{${i + 1}}`)).catch((error: unknown) => error),
+      checker.check(regex(`x{${i + 1}}`), `tenant ${i % 8}`).catch((error: unknown) => error),
     );
     expect(await checks[79]).toMatchObject({ code: 'overloaded', retryAfterMs: 1000 });
     checker.close();
     expect(await checks[0]).toMatchObject({ code: 'shutting_down' });
-    await expect(checker.check(schema(object))).rejects.toMatchObject({ code: 'shutting_down' });
+    await expect(checker.check(schema(object), 't')).rejects.toMatchObject({ code: 'shutting_down' });
   });
 });

@@ -1,19 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import { StepOrder } from '../../../src/engine/step-order.ts';
 import type { StepOutput } from '../../../workers/messages.ts';
-import { random } from '../support/house.ts';
+import { noStats } from '../../../workers/outputs.ts';
+import { random } from '../../support/random.ts';
 
-const stats = {
-  batchSize: 0,
-  stepMs: 0,
-  prefillTokens: 0,
-  prefillMs: 0,
-  draftedTokens: 0,
-  acceptedTokens: 0,
-  movedTokens: 0,
-  moveMs: 0,
-};
-const step = (order: number): StepOutput => ({ op: 'step', order, events: [], sampledAtMs: 0, stats });
+const step = (order: number): StepOutput => ({
+  op: 'step',
+  order,
+  steps: [{ events: [], sampledAtMs: 0, stats: noStats() }],
+});
 
 function collect(): { order: StepOrder; seen: number[] } {
   const seen: number[] = [];

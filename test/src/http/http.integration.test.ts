@@ -166,6 +166,22 @@ describe('Origin, Host and CORS', () => {
     expect(statusOf(answer)).toBe(200);
   });
 
+  it('lets no foreign page read what probes say, and tells metrics only under names of ours', async () => {
+    for (const path of ['/readyz', '/healthz']) {
+      const answer = await get(path, { headers: foreign });
+      expect(answer.status).toBe(200);
+      expect(answer.headers.get('access-control-allow-origin')).toBeNull();
+      const allowed = await get(path, { headers: listed });
+      expect(allowed.headers.get('access-control-allow-origin')).toBe(listed.origin);
+    }
+    const refused = await get('/metrics', { headers: foreign });
+    expect(refused.status).toBe(403);
+    expect(refused.headers.get('access-control-allow-origin')).toBeNull();
+    // A page whose name was bound to this address sends no Origin, since it counts as of the same.
+    const rebound = await rawRequest(test.app.server.port, 'GET /metrics HTTP/1.1\r\nhost: evil.example\r\n\r\n', 50);
+    expect(statusOf(rebound)).toBe(403);
+  });
+
   it('serves its own pages and listed origins, and lets the latter read the answer', async () => {
     expect((await post(chat, { origin: test.url })).status).toBe(200);
     const answer = await post(chat, listed);

@@ -3,6 +3,7 @@ import { pino } from 'pino';
 import type { ServiceError } from '../../../protocol/errors.ts';
 import { startApp, type App, type AppConfig, type AppEngines } from '../../../src/app.ts';
 import type { Embeddings } from '../../../src/engine/embedder.ts';
+import type { ModelAdmin } from '../../../src/engine/model-admin.ts';
 import { findFakeEngine } from './find-engine.ts';
 import { FakeEngine } from '../support/fake-engine.ts';
 
@@ -23,7 +24,17 @@ export interface TestAppOptions extends Partial<AppConfig> {
   isReady?: boolean;
   loadingError?: ServiceError;
   embeddings?: Embeddings;
+  admin?: ModelAdmin;
 }
+
+const refused = (): Promise<never> => Promise.reject(new Error('this engine set never changes'));
+const noAdmin: ModelAdmin = {
+  list: () => [],
+  kvMemory: { totalBytes: 0, freeBytes: 0 },
+  load: refused,
+  unload: refused,
+  reload: refused,
+};
 
 export function startTestApp(options: TestAppOptions = {}): TestApp {
   const engine = new FakeEngine();
@@ -39,6 +50,14 @@ export function startTestApp(options: TestAppOptions = {}): TestApp {
     get progress() {
       return engine.progress ? [{ model: engine.model.id, ...engine.progress }] : [];
     },
+    admin: options.admin ?? noAdmin,
+    get onStepEnd() {
+      return engine.onStepEnd;
+    },
+    set onStepEnd(callback) {
+      engine.onStepEnd = callback;
+    },
+    onModelGone: null,
     onStepStats: null,
     onWorkerRestart: null,
     stop: () => Promise.resolve(),
@@ -79,11 +98,14 @@ export function startTestApp(options: TestAppOptions = {}): TestApp {
   };
 }
 
-/** Polls until the claim holds; fails after two seconds with its name. */
+/** Longest wait for what takes milliseconds where nothing else computes. */
+const WAIT_MS = 20_000;
+
+/** Polls until the claim holds; fails after WAIT_MS with its name. */
 export async function until(name: string, claim: () => boolean): Promise<void> {
-  const deadline = performance.now() + 2000;
+  const deadline = performance.now() + WAIT_MS;
   while (!claim()) {
-    if (performance.now() > deadline) throw new Error(`not within 2 s: ${name}`);
+    if (performance.now() > deadline) throw new Error(`not within ${WAIT_MS} ms: ${name}`);
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }

@@ -64,7 +64,7 @@ describe('Parking', { timeout: 60_000 }, () => {
   it('takes tokens that were under way and stays parked', () => {
     steps(FULL);
     house.engine.active.get(1)!.sink.onToken(1, 'late', house.nowMs);
-    house.engine.onStepEnd?.();
+    house.engine.onStepEnd?.(false);
     expect(response.state.kind).toBe('parked');
     expect(house.engine.parkings).toHaveLength(1);
   });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ResponseLog } from '../../../src/responses/response-log.ts';
 import type { EndEvent, LogEvent } from '../../../src/responses/response-log.ts';
-import { random } from '../support/house.ts';
+import { random } from '../../support/random.ts';
 
 const usage = { promptTokens: 1, cachedTokens: 0, completionTokens: 1, droppedMessages: 0 };
 const timings = { queuedMs: 0, prefillMs: 0, ttftMs: 0, totalMs: 0 };

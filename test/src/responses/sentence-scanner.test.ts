@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { SentenceScanner } from '../../../src/responses/sentence-scanner.ts';
-import { random } from '../support/house.ts';
+import { random } from '../../support/random.ts';
 
 /** The sentences told to have ended, and what is left. */
 function split(text: string): string[] {

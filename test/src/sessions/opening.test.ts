@@ -6,7 +6,8 @@ import type { ChatMessage, ClientMessage, ServerMessage, SessionOptions } from '
 import { localCaller } from '../../../src/auth/caller.ts';
 import type { Caller } from '../../../src/auth/caller.ts';
 import { historyPage } from '../../../src/sessions/history-page.ts';
-import { House, random, settle } from '../support/house.ts';
+import { House, settle } from '../support/house.ts';
+import { random } from '../../support/random.ts';
 import type { HouseOptions, TestClient } from '../support/house.ts';
 
 const INSTANCE = 'b1946ac92492d2347c6235b4d2611184';

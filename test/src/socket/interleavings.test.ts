@@ -7,7 +7,8 @@ import type { LatencyClass } from '../../../protocol/messages.ts';
 import { localCaller } from '../../../src/auth/caller.ts';
 import type { Response } from '../../../src/responses/response.ts';
 import type { ScriptEvent } from '../support/fake-engine.ts';
-import { House, random, settle } from '../support/house.ts';
+import { House, settle } from '../support/house.ts';
+import { random } from '../../support/random.ts';
 import type { TestClient } from '../support/house.ts';
 
 /** What one client knows of one handle. */

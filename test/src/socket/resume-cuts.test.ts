@@ -8,7 +8,8 @@ import type { ServerMessage, ViewOptions } from '../../../protocol/messages.ts';
 import type { Response } from '../../../src/responses/response.ts';
 import { SentenceScanner } from '../../../src/responses/sentence-scanner.ts';
 import type { ScriptEvent } from '../support/fake-engine.ts';
-import { House, random, settle } from '../support/house.ts';
+import { House, settle } from '../support/house.ts';
+import { random } from '../../support/random.ts';
 import type { TestClient } from '../support/house.ts';
 
 const TRIALS = Number(process.env['TRIALS'] ?? 2500);

@@ -102,17 +102,17 @@ describe('States', () => {
     const { sink } = house.engine.active.get(1)!;
     sink.onEncoded(1500, 0);
     sink.onPrefill(1024);
-    house.engine.onStepEnd?.();
+    house.engine.onStepEnd?.(false);
     expect(client.take()).toEqual([[Op.State, 3, 1, 'prefilling', { promptTokens: 1500, cachedTokens: 1024 }]]);
     sink.onToken(1, 'a', house.nowMs);
-    house.engine.onStepEnd?.();
+    house.engine.onStepEnd?.(false);
     const frames = client.take();
     expect(frames[0]).toEqual([Op.State, 3, 1, 'running', {}]);
     expect(frames[1]![0]).toBe(Op.Deltas);
     sink.onToken(1, 'b', house.nowMs);
-    house.engine.onStepEnd?.();
+    house.engine.onStepEnd?.(false);
     sink.onEnd('stop', null);
-    house.engine.onStepEnd?.();
+    house.engine.onStepEnd?.(false);
     expect(client.take().map((frame) => frame[0])).toEqual([Op.Deltas, Op.Done]);
   });
 
@@ -170,7 +170,7 @@ const token = (text: string): TokenLogprob => [text, -0.5, [...Buffer.from(text)
 const scored = () => [{ logprobs: [token('a')] }, 'a', 'b', { logprobs: [token('b'), token('c')] }, 'c', 'd'];
 
 describe('Log-probabilities', () => {
-  it('come with the text of handles that asked, merged too, and again on Resume', () => {
+  it('come with the text of handles that asked, merged too', () => {
     house.engine.script = scored;
     client.create('r', { logprobs: 0 });
     house.engine.step();
@@ -184,6 +184,26 @@ describe('Log-probabilities', () => {
     client.drain();
     expect(deltas(client.take())).toEqual([[1, 4, 'cd', 2, [], [token('b'), token('c')]]]);
     expect(house.engine.submitted.at(-1)?.logprobs).toBe(0);
+  });
+
+  it('come once each after a Resume that asks for them, from any event on, and of those to come', async () => {
+    house.engine.script = scored;
+    client.create('r', { logprobs: 0 });
+    const { id: response, log } = [...client.connection.outbox.live][0]!.response!;
+    for (let step = 0; step < 3; step++) house.engine.step();
+    const resumed = async (lastSeq: number, asks: boolean): Promise<TestClient> => {
+      const next = house.greeted();
+      next.push([Op.Resume, 0, 'w', { response, lastSeq, epoch: log.epoch, ...(asks && { logprobs: true }) }]);
+      await settle();
+      return next;
+    };
+    const [whole, rest, plain] = [await resumed(0, true), await resumed(1, true), await resumed(0, false)];
+    expect(deltas(whole.take())).toEqual([[1, 3, 'abc', 0, [], [token('a'), token('b'), token('c')]]]);
+    expect(deltas(rest.take())).toEqual([[1, 3, 'bc', 1, [], [token('b'), token('c')]]]);
+    expect(deltas(plain.take())).toEqual([[1, 3, 'abc']]);
+    house.engine.run();
+    expect(deltas(whole.take())).toEqual([[1, 4, 'd', 3]]);
+    expect(deltas(plain.take())).toEqual([[1, 4, 'd']]);
   });
 
   it('stay away from handles that did not ask', () => {

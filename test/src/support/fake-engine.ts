@@ -41,7 +41,7 @@ export class FakeEngine implements Engine {
   readonly model: ModelInfo;
   isReady = true;
   progress: Engine['progress'] = null;
-  onStepEnd: (() => void) | null = null;
+  onStepEnd: ((isCollected: boolean) => void) | null = null;
   /** Events of the next requests, for each of their choices. */
   script: (options: SubmitOptions, choice: number) => ScriptEvent[] = () => ['Hello', ' world', '.'];
   /** When set, submit throws it. */
@@ -138,7 +138,7 @@ export class FakeEngine implements Engine {
       if (request.isCancelled) this.#end(request, 'cancelled', null);
       else if (!request.isHeld && !request.isParked) this.#advance(request);
     }
-    this.onStepEnd?.();
+    this.onStepEnd?.(false);
   }
 
   /** Steps until nothing is active, or at most `maxSteps` times. */
@@ -180,3 +180,13 @@ export class FakeEngine implements Engine {
     return [...(prompt.history ?? []), ...Array.from(last, (character) => character.codePointAt(0) ?? 0)];
   }
 }
+
+/** A script: some text, then one call in pieces. */
+export const callScript = () => [
+  'Let me see.',
+  { toolBegin: 'look', index: 0 },
+  { toolDelta: '{"at":', index: 0 },
+  { toolDelta: '"sky"}', index: 0 },
+  { toolEnd: 0 },
+  { end: 'tool_calls' as const },
+];

@@ -17,17 +17,6 @@ import type { SocketServerOptions } from '../../../src/socket/socket-server.ts';
 import type { Transport } from '../../../src/socket/transport.ts';
 import { FakeEngine } from './fake-engine.ts';
 
-/** Seeded random numbers in [0, 1). */
-export function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 /** Lets promises and queued microtasks run. */
 export const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 

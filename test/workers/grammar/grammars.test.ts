@@ -64,6 +64,9 @@ describe('A grammar', () => {
     ['an object', schema({ type: 'object' }), '{"a": [1, {"b": null}], "c": "é🙂\\u00e9\\"", "d": -1.5e3}'],
     ['a schema', schema(JSON.parse(at)), '{"at": "sea"}'],
     ['a pattern', regex('[a-c]{2,3}(-[0-9]+)?'), 'abc-42'],
+    ['numbers', schema({ type: 'array', items: { type: 'number' } }), '[0, -0.5, 123456789012345.25e+10, 1E-9]'],
+    ['a large least', schema({ type: 'integer', minimum: 10 ** 15 }), '9007199254740991'],
+    ['values as they are', schema({ const: { type: 'integer', minimum: 3 } }), '{"type":"integer","minimum":3}'],
     ['a required call', spec({ calls: [call('look')], mustCall: true }), good],
     ['parallel calls', spec({ calls: [call('look'), call('f')], mustCall: true }), `${good}\n${hermes('f', '{}')}`],
     ['text before calls', spec({ calls: [call('look')] }), `Hm <tool 你 < ${good} and ${good}`],
@@ -83,6 +86,18 @@ describe('A grammar', () => {
     ['bad arguments after text', spec({ calls: [call('look')] }), `x${hermes('look', '{"to"')}`, 45],
     ['a second call', spec({ calls: [call('look')], mustCall: true, isParallel: false }), `${good}\n`, good.length],
     ['a letter too many', regex('a{2}'), 'aaa', 2],
+    ['the sixteenth digit of an integer', schema({ type: 'integer' }), '-1234567890123456', 16],
+    ['the sixteenth digit of a number', schema({ type: 'number' }), '1234567890123456', 15],
+    ['the sixteenth digit behind the point', schema({ type: 'number' }), '0.1234567890123456', 17],
+    ['the third digit of an exponent', schema({ type: 'number' }), '1.5e-123', 7],
+    ['the sixteenth digit where only the least is given', schema({ type: 'integer', minimum: 3 }), '1'.repeat(16), 15],
+    [
+      'the sixteenth digit where only the most is given',
+      schema({ type: 'integer', maximum: 3 }),
+      `-${'1'.repeat(16)}`,
+      16,
+    ],
+    ['the sixteenth digit in any object', schema({ type: 'object' }), '{"a": 1234567890123456', 21],
     ['half a character', regex('[é]'), 'è', 1],
   ])('stops at %s', (_name, form, answer, length) => {
     expect(follow(form, answer).length).toBe(length);

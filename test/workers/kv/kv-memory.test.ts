@@ -77,9 +77,14 @@ describe('planLayout', () => {
     expect(planLayout({ ...big, kvType: 'int8' }, options).maxLen).toBe(4096);
   });
 
-  it('splits the slots into decode ranges and homes', () => {
-    const plan = planLayout(shape, { workers: 2, slots: 64, maxContext: 4096, kvMemoryBytes: 1 << 30 });
-    expect(plan).toMatchObject({ rowsPerWorker: 16, numSlots: 64, maxLen: 128 });
+  it('splits the slots into decode ranges and homes, and gives some homes to spare', () => {
+    const options = { workers: 2, slots: 64, maxContext: 4096, kvMemoryBytes: 1 << 30 };
+    expect(planLayout(shape, options)).toMatchObject({ rowsPerWorker: 16, numSlots: 72, maxLen: 128 });
+    expect(planLayout(shape, { ...options, slots: 100, workers: 3 })).toMatchObject({
+      rowsPerWorker: 16,
+      numSlots: 112,
+    });
+    expect(planLayout(shape, { ...options, slots: 1 })).toMatchObject({ rowsPerWorker: 1, numSlots: 4 });
   });
 
   it('writes sizes for people', () => {

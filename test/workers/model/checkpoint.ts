@@ -5,6 +5,7 @@ import path from 'node:path';
 import { DataType, OnnxWriter } from '../../../workers/model/onnx-writer.ts';
 import { float32ToFloat16 } from '../../../workers/model/floats.ts';
 import { readSpec } from '../../../workers/model/specs/families.ts';
+import { random as seededRandom } from '../../support/random.ts';
 
 export const TINY_CONFIG = {
   model_type: 'llama',
@@ -25,16 +26,7 @@ export const TINY_CONFIG = {
 export type TinyConfig = Readonly<Record<string, unknown>>;
 export type Tensors = Map<string, { dims: number[]; data: Float32Array }>;
 
-/** Uniform in [0, 1), the same everywhere. */
-export function seededRandom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
+export { seededRandom };
 
 /** What the family of this config.json wants, in its own layout. */
 export function tinyTensors(config: TinyConfig, seed: number): Tensors {

@@ -53,9 +53,20 @@ describe('the prefill graph', () => {
     expect((await compile(`refused-${says}`)).prefillPath).toBe(compiled.decodePath);
   });
 
-  it.each(['q4', 'f32'] as const)('is not built for %s', async (quantization) => {
-    const compiled = await compile('other', quantization);
+  it('is not built for f32', async () => {
+    const compiled = await compile('other', 'f32');
     expect(compiled.prefillPath).toBe(compiled.decodePath);
+  });
+
+  it('has the weights of the decode graph in 4 bits, so that only activations divide the two', async () => {
+    const compiled = await compile('four', 'q4');
+    expect(compiled.prefillPath).not.toBe(compiled.decodePath);
+    const { shape } = compiled;
+    const [steps, chunks] = [compiled.decodePath, compiled.prefillPath].map((file) => ({ file, shape }));
+    const found = divergence(steps!, chunks!, 1);
+    expect(found).toBeLessThan(0.01);
+    const exact = await compile('kept');
+    expect(divergence(steps!, { file: exact.prefillPath, shape }, 1)).toBeGreaterThan(3 * found);
   });
 
   it('is built again when its data is cut short', async () => {

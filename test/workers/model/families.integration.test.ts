@@ -6,7 +6,7 @@ import type { CompiledModel } from '../../../workers/messages.ts';
 import { compileModel, type CompileOptions } from '../../../workers/model/compile.ts';
 import { seededRandom, tinyTensors, writeOnnxDirectory, writeSafetensors, type OnnxKind } from './checkpoint.ts';
 import { families, tinyConfig } from './families.ts';
-import { open, temporaryFolder, worstError } from './kit.ts';
+import { copyPrefix, open, temporaryFolder, worstError } from './kit.ts';
 
 const SEED = 20261122;
 const root = temporaryFolder();
@@ -31,11 +31,22 @@ const ids = (count: number, seed: number): number[] => {
   return Array.from({ length: count }, () => Math.floor(random() * 320));
 };
 
+const longrope = {
+  type: 'longrope',
+  long_factor: [1, 1.2, 1.5, 2, 3, 4, 6, 9],
+  short_factor: [1, 1, 1.1, 1.1, 1.2, 1.2, 1.3, 1.3],
+};
+
 /** What the published files of these families leave unused. */
 const variants: [string, Record<string, unknown>][] = [
   ['llama 3', { attention_bias: true, rope_scaling: { type: 'linear', factor: 4 } }],
   ['qwen 2.5', { use_sliding_window: true, sliding_window: 6, max_window_layers: 1 }],
   ['phi 3', { hidden_size: 128, partial_rotary_factor: 0.5 }],
+  // Served are 64 tokens: beyond what the model first saw, and within it.
+  ['phi 3', { original_max_position_embeddings: 32, rope_scaling: longrope }],
+  ['phi 3', { original_max_position_embeddings: 96, rope_scaling: longrope }],
+  ['qwen 3', { rope_theta: 100, rope_scaling: { type: 'yarn', factor: 4, original_max_position_embeddings: 256 } }],
+  ['llama 3', { rope_scaling: { rope_type: 'divisors', divisors: [1, 1, 1.5, 2, 3, 5, 8, 8] } }],
   ['gemma 3', { attention_bias: true, final_logit_softcapping: 3, tie_word_embeddings: false }],
 ];
 
@@ -53,12 +64,13 @@ describe.each([...Object.keys(families).map((name) => [name, {}] as const), ...v
     });
 
     it.each(['float32', 'int8'] as const)(
-      'keeps rows, chunks and runs of guesses identical with %s KV memory',
+      'keeps rows, chunks, copied beginnings and runs of guesses identical with %s KV memory',
       async (type) => {
         const compiled = await compile(directory, { kv: { type, memoryBytes: 0 } });
         expect(worstError(compiled, directory)).toBeLessThan(type === 'int8' ? TOLERANCE.kv : TOLERANCE.q8);
         expect(compiled.verifyGraphs.map(({ numTokens }) => numTokens)).toEqual([2, 4, 8]);
-        const { model } = open(compiled, { numSlots: 4, maxLen: 64 });
+        const opened = open(compiled, { numSlots: 4, maxLen: 64 });
+        const { model } = opened;
         const prompts = [ids(5, 1), ids(30, 2), ids(17, 3)];
         const alone = prompts.map((prompt, slot) => {
           model.prefill(slot, prompt, 0, false);
@@ -82,6 +94,16 @@ describe.each([...Object.keys(families).map((name) => [name, {}] as const), ...v
           const rows = model.decode(0, 3, tokens, past);
           for (const slot of [0, 1, 2])
             expect([...rows.subarray(slot * 320, (slot + 1) * 320)]).toEqual(alone[slot]![i]);
+        }
+        // A fork: the beginning of a conversation that went on, copied to where another one goes on from there.
+        const [shared, tail] = [prompts[1]!.slice(0, 18), ids(9, 77)];
+        copyPrefix(opened, compiled, 1, 3, shared.length);
+        model.prefill(3, tail, shared.length, false);
+        model.prefill(2, [...shared, ...tail], 0, false);
+        for (const [i, id] of ids(6, 78).entries()) {
+          const past = shared.length + tail.length + i;
+          const fresh = [...model.decode(2, 1, [id], [past])];
+          expect([...model.decode(3, 1, [id], [past])]).toEqual(fresh);
         }
         model.dispose();
       },

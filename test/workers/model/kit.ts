@@ -55,7 +55,7 @@ const ERROR_STEPS = 16;
 export function worstError(compiled: CompiledModel, directory: string, seed = 4711): number {
   const config = JSON.parse(fs.readFileSync(path.join(directory, 'config.json'), 'utf8')) as Record<string, unknown>;
   const spec = readSpec(config, 'config.json');
-  const reference = new Reference(spec, openWeights(directory, spec));
+  const reference = new Reference(spec, openWeights(directory, spec), compiled.shape.maxPositions);
   const { model } = open(compiled, { numSlots: 2, maxLen: 64 });
   const random = seededRandom(seed);
   const ids = Array.from({ length: ERROR_PROMPT + ERROR_STEPS }, () => Math.floor(random() * spec.vocabSize));

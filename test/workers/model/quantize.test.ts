@@ -1,6 +1,12 @@
 // Block packing: error bounds, and integers that survive unchanged.
 import { describe, expect, it } from 'vitest';
-import { createPacked, packRows, quantizationPlan, type PackedMatrix } from '../../../workers/model/quantize.ts';
+import {
+  createPacked,
+  packRows,
+  quantizationPlan,
+  withinMemory,
+  type PackedMatrix,
+} from '../../../workers/model/quantize.ts';
 import { toFloats, type IntegerTensor } from '../../../workers/model/weights/source.ts';
 import { float16ToFloat32, float32ToFloat16 } from '../../../workers/model/floats.ts';
 import { seededRandom } from './checkpoint.ts';
@@ -65,6 +71,32 @@ describe('packRows', () => {
     }
   });
 
+  it('meets the levels of values that were quantised before, in four bits too', () => {
+    const random = seededRandom(3);
+    const levels = [8, 25, 43, -8, -25, -43];
+    const data = Int8Array.from({ length: 128 }, () => levels[Math.floor(random() * 6)]!);
+    const tensor: IntegerTensor = {
+      kind: 'integer',
+      name: 't',
+      dims: [1, 128],
+      data,
+      scales: Float32Array.of(2),
+      blockSize: 128,
+    };
+    const error = (matrix: PackedMatrix): number => {
+      const errors = unpack(matrix).map((value, i) => Math.abs(value / (2 * data[i]!) - 1));
+      return errors.reduce((sum, each) => sum + each) / 128;
+    };
+    const [tried, plain] = [0, 1].map(() => createPacked(1, 128, { bits: 4, blockSize: 32 }));
+    packRows(tried!, 0, tensor);
+    packRows(plain!, 0, { kind: 'float', name: 't', dims: [1, 128], data: toFloats(tensor) });
+    expect(error(tried!)).toBeLessThan(0.05);
+    expect(error(plain!)).toBeGreaterThan(0.1);
+    const zeros = createPacked(1, 32, { bits: 4, blockSize: 32 });
+    packRows(zeros, 0, { kind: 'float', name: 't', dims: [1, 32], data: new Float32Array(32), isQuantized: true });
+    expect([...unpack(zeros)].every((value) => value === 0)).toBe(true);
+  });
+
   it('shrinks blocks to 32 for widths that need it and refuses others', () => {
     expect(createPacked(2, 96, { bits: 8, blockSize: 64 }).blockSize).toBe(32);
     expect(() => createPacked(2, 40, { bits: 8, blockSize: 64 })).toThrow('width 40');
@@ -72,6 +104,12 @@ describe('packRows', () => {
 });
 
 describe('quantizationPlan', () => {
+  it('keeps the bits of large checkpoints that were quantised with more than four', () => {
+    expect(quantizationPlan('auto', 7e9, 8.5).label).toBe('8-bit, block 64');
+    expect(quantizationPlan('auto', 7e9, 4.85).matrices).toMatchObject({ bits: 4 });
+    expect(quantizationPlan('auto', 1e8, 2.1).matrices).toMatchObject({ bits: 8 });
+  });
+
   it('stores small models in 8 bits and large ones in 4 with an 8-bit head', () => {
     expect(quantizationPlan('auto', 26e6).matrices?.bits).toBe(8);
     expect(quantizationPlan('auto', 1.1e9)).toMatchObject({
@@ -79,8 +117,16 @@ describe('quantizationPlan', () => {
       head: { bits: 8 },
       embedding: 'float16',
     });
+    expect(quantizationPlan('auto', 1.1e9).chunkQkv).toEqual({ bits: 4, blockSize: 32 });
+    expect(quantizationPlan('f32', 1.1e9).chunkQkv).toBeNull();
     expect(quantizationPlan('q4', 26e6)).toMatchObject({ matrices: { bits: 4 }, embedding: 'float32' });
     expect(quantizationPlan('f32', 1.1e9).matrices).toBeNull();
+  });
+
+  it('has no prefill graph where it would take more than an eighth of the memory', () => {
+    const plan = quantizationPlan('auto', 1.1e9);
+    expect(withinMemory(plan, 1.1e9, 16e9)).toEqual(plan);
+    expect(withinMemory(plan, 1.1e9, 8e9)).toEqual({ ...plan, chunkQkv: null });
   });
 });
 

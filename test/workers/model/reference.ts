@@ -31,6 +31,7 @@ interface Layer {
 /** One sequence: `next(token)` appends it and returns the logits after it, in an array of its own. */
 export class Reference {
   #spec: ModelSpec;
+  #longest: number;
   #embedding: Vector;
   #head: Vector;
   #finalNorm: Vector;
@@ -39,7 +40,9 @@ export class Reference {
   #keys: Vector[][] = [];
   #values: Vector[][] = [];
 
-  constructor(spec: ModelSpec, source: WeightSource) {
+  /** `longest`: of the sequences that are served, which scalings may depend on. */
+  constructor(spec: ModelSpec, source: WeightSource, longest = spec.maxPositions) {
+    this.#longest = longest;
     const { hiddenSize: h, intermediateSize: f, headDim, vocabSize, branchNorms } = spec;
     const [q, kv] = [spec.numHeads * headDim, spec.numKvHeads * headDim];
     const read = (name: string, ...dims: number[]): Vector => toFloats(source.read(`${name}.weight`, dims));
@@ -143,7 +146,10 @@ export class Reference {
     for (let at = 0; at < x.length; at += headDim) {
       const head = x.subarray(at, at + headDim);
       const normed = gamma === null ? head : this.#norm(head, gamma);
-      out.set(layer.spec.rope === null ? normed : rotate(normed, rotaryDim, position, layer.spec.rope), at);
+      out.set(
+        layer.spec.rope === null ? normed : rotate(normed, rotaryDim, position, layer.spec.rope, this.#longest),
+        at,
+      );
     }
     return out;
   }
@@ -156,29 +162,55 @@ export class Reference {
   }
 }
 
-/** Rotates the pairs (i, i + dims/2) of one head by their angle at this position; channels from dims on stay. */
-function rotate(x: Vector, dims: number, position: number, rope: Rope): Vector {
+/**
+ * Rotates the pairs (i, i + dims/2) of one head by their angle at this position; channels from dims on stay. `longest`: of
+ * the sequences that are served.
+ */
+function rotate(x: Vector, dims: number, position: number, rope: Rope, longest: number): Vector {
   const out = x.slice();
   const half = dims / 2;
+  const { scaling } = rope;
+  const factor = scaling?.type === 'yarn' || scaling?.type === 'longrope' ? scaling.attentionFactor : 1;
   for (let i = 0; i < half; i++) {
-    const angle = position * scaled(rope, 1 / rope.theta ** ((2 * i) / dims));
-    const [a, b] = [x[i]!, x[half + i]!];
+    const angle = position * frequency(rope, i, dims, longest);
+    const [a, b] = [x[i]! * factor, x[half + i]! * factor];
     out[i] = a * Math.cos(angle) - b * Math.sin(angle);
     out[half + i] = b * Math.cos(angle) + a * Math.sin(angle);
   }
   return out;
 }
 
-/** One frequency under the model's scaling; llama3 as its authors describe it, by wavelength. */
-function scaled({ scaling }: Rope, frequency: number): number {
-  if (scaling === null) return frequency;
-  if (scaling.type === 'linear') return frequency / scaling.factor;
-  const { factor, lowFactor, highFactor, originalPositions } = scaling;
-  const wavelength = (2 * Math.PI) / frequency;
-  if (wavelength < originalPositions / highFactor) return frequency;
-  if (wavelength > originalPositions / lowFactor) return frequency / factor;
-  const smooth = (originalPositions / wavelength - lowFactor) / (highFactor - lowFactor);
-  return ((1 - smooth) * frequency) / factor + smooth * frequency;
+/** Of pair i under the model's scaling, each as its authors describe it. */
+function frequency({ theta, scaling }: Rope, i: number, dims: number, longest: number): number {
+  const plain = 1 / theta ** ((2 * i) / dims);
+  switch (scaling?.type) {
+    case undefined:
+      return plain;
+    case 'linear':
+      return plain / scaling.factor;
+    case 'divisors':
+      return plain / scaling.divisors[i]!;
+    case 'longrope':
+      return plain / (longest > scaling.originalPositions ? scaling.long : scaling.short)[i]!;
+    case 'llama3': {
+      const { factor, lowFactor, highFactor, originalPositions } = scaling;
+      const wavelength = (2 * Math.PI) / plain;
+      if (wavelength < originalPositions / highFactor) return plain;
+      if (wavelength > originalPositions / lowFactor) return plain / factor;
+      const smooth = (originalPositions / wavelength - lowFactor) / (highFactor - lowFactor);
+      return ((1 - smooth) * plain) / factor + smooth * plain;
+    }
+    case 'yarn': {
+      // Counted out: the first pair that turns slower than a bound, less one where it does not lie on it.
+      const { factor, originalPositions, fastTurns, slowTurns } = scaling;
+      const turnsOf = (pair: number): number => originalPositions / (2 * Math.PI * theta ** ((2 * pair) / dims));
+      let [low, high] = [0, 0];
+      while (low + 1 < dims && turnsOf(low + 1) >= fastTurns) low++;
+      while (high < dims - 1 && turnsOf(high) > slowTurns) high++;
+      const ramp = Math.min(1, Math.max(0, (i - low) / Math.max(0.001, high - low)));
+      return plain * (1 - ramp) + (plain / factor) * ramp;
+    }
+  }
 }
 
 function apply({ matrix, bias }: Linear, x: Vector): Vector {

@@ -16,7 +16,7 @@ import type {
   EngineGauges,
   GrammarSpec,
 } from '../../../workers/messages.ts';
-import type { FromWorker, SlotLayout, ToWorker } from '../../../workers/messages.ts';
+import type { FromWorker, SlotLayout, Step, ToWorker } from '../../../workers/messages.ts';
 import { FAKE_EOS, FAKE_SHAPE, openFakeModel } from '../../../workers/model/fake.ts';
 import type { Model } from '../../../workers/model/model.ts';
 import { TextModel } from '../../../workers/text/text-model.ts';
@@ -64,6 +64,8 @@ export class EngineKit {
   steps = 0;
   /** Of each chunk of prefill: was it said to have the machine for itself? */
   readonly chunksAlone: boolean[] = [];
+  /** Called while a chunk is computed. */
+  onChunk: () => void = () => undefined;
   /** Prompt tokens computed by all workers so far. */
   numPrefilled = 0;
   /** Tokens in the largest message so far. */
@@ -129,11 +131,13 @@ export class EngineKit {
     const { port1, port2 } = new MessageChannel();
     const ctl = new SharedArrayBuffer(4 * Ctl.size);
     const { layout, shared } = this;
-    const rest = { threads: 1, speculation: this.#speculation, solo: false, debugOwners: true };
+    // With cores to spare every step is posted at once: what happens here shall not depend on time.
+    const rest = { threads: 1, speculation: this.#speculation, solo: false, debugOwners: true, cores: 64 };
     const init = { index, model: this.#compiled, layout, shared, ctl, port: port2, ...rest };
     const model = openFakeModel(this.#compiled, shared, layout);
     const prefill: Model['prefill'] = (slot, ids, past, wantLogits, isAlone) => {
       this.chunksAlone.push(isAlone === true);
+      this.onChunk();
       return model.prefill(slot, ids, past, wantLogits);
     };
     const engine = new Engine(init, { ...model, prefill }, TextModel.bytes(), this.#grammars.pop() ?? null);
@@ -261,11 +265,13 @@ export class EngineKit {
 
   #receive(message: FromWorker): void {
     if (message.op === 'prompt') this.outcome(message.id).promptIds = [...message.tokenIds];
-    if (message.op !== 'step') return;
-    this.numPrefilled += message.stats.prefillTokens;
-    this.drafted += message.stats.draftedTokens;
-    this.accepted += message.stats.acceptedTokens;
-    const { events } = message;
+    if (message.op === 'step') for (const step of message.steps) this.#receiveStep(step);
+  }
+
+  #receiveStep({ events, stats, logprobs }: Step): void {
+    this.numPrefilled += stats.prefillTokens;
+    this.drafted += stats.draftedTokens;
+    this.accepted += stats.acceptedTokens;
     this.mostTokens = Math.max(this.mostTokens, events.filter((kind, i) => i % 4 === 0 && kind === Ev.Token).length);
     for (let i = 0; i < events.length; i += 4) {
       const [kind, id, a, b] = events.slice(i, i + 4) as [number, number, number, string];
@@ -275,7 +281,7 @@ export class EngineKit {
       if (kind === Ev.Prefill) outcome.cachedTokens = a;
       if (kind === Ev.Token) outcome.tokens.push(a);
       if (kind === Ev.Token || kind === Ev.Text) outcome.text += b;
-      if (kind === Ev.Logprobs) outcome.logprobs.push(...message.logprobs![a]!);
+      if (kind === Ev.Logprobs) outcome.logprobs.push(...logprobs![a]!);
       if (kind === Ev.ToolBegin) outcome.tools.push({ name: b, arguments: '' });
       if (kind === Ev.ToolDelta) outcome.tools[a]!.arguments += b;
       if (kind === Ev.End) {

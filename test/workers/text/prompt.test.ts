@@ -332,6 +332,29 @@ describe('truncation', () => {
     );
   });
 
+  it('refuses unread what no tokens within the limit can spell', () => {
+    const content = ' '.repeat(2_000_000);
+    const refused = expect.objectContaining({
+      code: 'context_too_long',
+      message: 'prompt has 2000000 characters, more than 100 tokens can spell',
+    });
+    const started = performance.now();
+    for (const truncation of ['auto', 'error'] as const) {
+      expect(() => model.encodePrompt(chat([{ role: 'user', content }], { truncation }), 100)).toThrow(refused);
+    }
+    // Reading it takes seconds.
+    expect(performance.now() - started).toBeLessThan(500);
+  });
+
+  it('reads no further back than it may, however long what it drops is', () => {
+    const messages: ChatMessage[] = [
+      { role: 'user', content: ' '.repeat(2_000_000) },
+      { role: 'assistant', content: 'Long.' },
+      { role: 'user', content: 'short' },
+    ];
+    expect(model.encodePrompt(chat(messages), 100).droppedMessages).toBe(2);
+  });
+
   it('is quick with 4,096 messages', () => {
     const messages = turns(2048);
     const started = performance.now();

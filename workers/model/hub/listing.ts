@@ -24,7 +24,7 @@ export interface Listing {
   files: RemoteFile[];
 }
 
-/** What compile reads besides the weights; the first two must be there. */
+/** What the compilers read besides the weights; the first two must be there. */
 const TEXT_FILES = [
   'config.json',
   'tokenizer.json',
@@ -33,6 +33,10 @@ const TEXT_FILES = [
   'generation_config.json',
   'chat_template.jinja',
   'chat_template.json',
+  // Of embedding models.
+  'modules.json',
+  'sentence_bert_config.json',
+  '1_Pooling/config.json',
 ];
 const REQUIRED = TEXT_FILES.slice(0, 2);
 const SINGLE = 'model.safetensors';
@@ -100,7 +104,7 @@ export function selectFiles(id: string, files: readonly RemoteFile[]): Selection
   const byPath = new Map(files.map((file) => [file.path, file]));
   const missing = REQUIRED.find((name) => !byPath.has(name));
   if (missing !== undefined) {
-    throw new HubError(`${id}: it has no ${missing}, so it is not a model that can be served here`);
+    throw new HubError(`${id}: it has no ${missing}, so it is not a model that can be served here${ggufHint(files)}`);
   }
   const text = TEXT_FILES.flatMap((name) => byPath.get(name) ?? []);
   const huge = text.find(({ bytes }) => bytes > MAX_TEXT_BYTES);
@@ -108,12 +112,18 @@ export function selectFiles(id: string, files: readonly RemoteFile[]): Selection
   const weights = safetensors(byPath) ?? onnx(byPath);
   if (weights === null) {
     throw new HubError(
-      `${id}: it has neither *.safetensors nor onnx/model*.onnx; weights in other forms (GGUF, pickle) are not read`,
+      `${id}: it has neither *.safetensors nor onnx/model*.onnx; weights in other forms are not read from the hub${ggufHint(files)}`,
     );
   }
   const total = totalBytes([...text, ...weights]);
   if (total > MAX_TOTAL_BYTES) throw new HubError(`${id}: its files claim ${total} bytes, which cannot be right`);
   return { text, weights };
+}
+
+/** Such repositories hold one model many times over, without the files that say what it is. */
+function ggufHint(files: readonly RemoteFile[]): string {
+  const first = files.find(({ path }) => path.toLowerCase().endsWith('.gguf'));
+  return first === undefined ? '' : `; download one of its GGUF files (${first.path}) and name its path in MODEL`;
 }
 
 /** As openSafetensors reads them: one file, else the index and its shards. Other exports beside them are left out. */

@@ -31,7 +31,7 @@ export class ConfigReader {
 
   positive(field: string, fallback?: unknown): number {
     const value = this.get(field) ?? fallback;
-    if (typeof value === 'number' && Number.isFinite(value) && value > 0) return value;
+    if (isPositive(value)) return value;
     return this.fail(field, `is ${JSON.stringify(value)}; a positive number is needed`);
   }
 
@@ -62,6 +62,13 @@ export class ConfigReader {
     return this.fail(field, `is not a list of ${length} entries out of ${allowed.join(', ')}`);
   }
 
+  /** Of any length. */
+  positives(field: string): number[] {
+    const value = this.get(field);
+    if (Array.isArray(value) && value.every(isPositive)) return value;
+    return this.fail(field, 'is not a list of positive numbers');
+  }
+
   /** The object in a field, to be read with errors that name both; null when the field is absent. */
   object(field: string): ConfigReader | null {
     const value = this.get(field);
@@ -69,4 +76,8 @@ export class ConfigReader {
     if (typeof value !== 'object' || Array.isArray(value)) return this.fail(field, 'is not an object');
     return new ConfigReader(value as Config, `${this.#file}: ${field}`);
   }
+}
+
+function isPositive(value: unknown): value is number {
+  return typeof value === 'number' && Number.isFinite(value) && value > 0;
 }

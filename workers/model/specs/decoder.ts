@@ -1,7 +1,8 @@
 // What the families' config.json files have in common: sizes, rotary positions, sliding windows. Each family's reader
 // starts from `readDecoder` and changes what it does otherwise.
 import type { ConfigReader } from './config-reader.ts';
-import type { LayerSpec, ModelSpec, Rope, RopeScaling } from './spec.ts';
+import { readRope } from './rope.ts';
+import type { LayerSpec, ModelSpec, Rope } from './spec.ts';
 
 export type LayerKind = 'full_attention' | 'sliding_attention';
 const layerKinds: readonly LayerKind[] = ['full_attention', 'sliding_attention'];
@@ -25,7 +26,9 @@ export function readDecoder(config: ConfigReader, defaults: DecoderDefaults = {}
   if (numHeads % numKvHeads !== 0)
     config.fail('num_key_value_heads', `does not divide num_attention_heads (${numHeads})`);
   if (headDim % 16 !== 0) config.fail('head_dim', `is ${headDim}; a multiple of 16 is needed`);
+  const rotaryDim = readRotaryDim(config, headDim);
   const rope = readRope(config);
+  checkDivisors(config, rope, rotaryDim);
   const spec: ModelSpec = {
     numLayers,
     hiddenSize,
@@ -37,7 +40,7 @@ export function readDecoder(config: ConfigReader, defaults: DecoderDefaults = {}
     normEpsilon: config.positive('rms_norm_eps', 1e-6),
     normOffset: 0,
     layers: Array.from({ length: numLayers }, () => ({ window: null, rope })),
-    rotaryDim: readRotaryDim(config, headDim),
+    rotaryDim,
     queryScale: 1 / Math.sqrt(headDim),
     qkvBias: false,
     outputBias: false,
@@ -48,13 +51,27 @@ export function readDecoder(config: ConfigReader, defaults: DecoderDefaults = {}
     embeddingScale: 1,
     branchNorms: false,
     fusedMatrices: false,
-    maxPositions: config.natural('max_position_embeddings', 1 << 30, defaults.maxPositions ?? 2048),
+    maxPositions: readMaxPositions(config, rope, defaults.maxPositions ?? 2048),
     tiedEmbeddings: config.flag('tie_word_embeddings', defaults.tiedEmbeddings ?? false),
   };
   for (const field of ['hidden_size', 'intermediate_size'] as const) {
     if (config.natural(field, 1 << 20) % 32 !== 0) config.fail(field, 'is not a multiple of 32');
   }
   return spec;
+}
+
+/** yarn is switched on by adding its scaling alone: the field may still say what the model was first trained for. */
+function readMaxPositions(config: ConfigReader, { scaling }: Rope, fallback: number): number {
+  const own = config.natural('max_position_embeddings', 1 << 30, fallback);
+  return scaling?.type === 'yarn' ? Math.max(own, Math.floor(scaling.factor * scaling.originalPositions)) : own;
+}
+
+function checkDivisors(config: ConfigReader, { scaling }: Rope, rotaryDim: number): void {
+  const lists = scaling?.type === 'divisors' ? [scaling.divisors] : [];
+  if (scaling?.type === 'longrope') lists.push(scaling.long, scaling.short);
+  const wrong = lists.find(({ length }) => length !== rotaryDim / 2);
+  if (wrong === undefined) return;
+  config.fail('rope_scaling', `has a list of ${wrong.length} numbers; ${rotaryDim / 2} are needed`);
 }
 
 function readRotaryDim(config: ConfigReader, headDim: number): number {
@@ -64,30 +81,6 @@ function readRotaryDim(config: ConfigReader, headDim: number): number {
   if (rotaryDim % 16 === 0 && rotaryDim >= 16 && rotaryDim <= headDim) return rotaryDim;
   const why = `leaves ${rotaryDim} of ${headDim} channels; a multiple of 16 is needed`;
   return config.fail('partial_rotary_factor', why);
-}
-
-/** Base and scaling of rotary positions: rope_theta and rope_scaling, or both in rope_parameters as newer exports have it. */
-export function readRope(config: ConfigReader, defaultTheta = 10_000): Rope {
-  const parameters = config.object('rope_parameters');
-  const theta = config.positive('rope_theta', parameters?.get('rope_theta') ?? defaultTheta);
-  return { theta, scaling: readScaling(config, parameters === null ? 'rope_scaling' : 'rope_parameters') };
-}
-
-/** The scaling in the object `field`; null where the field is absent or asks for none. */
-export function readScaling(config: ConfigReader, field: string): RopeScaling | null {
-  const scaling = config.object(field);
-  if (scaling === null) return null;
-  const assumed = field === 'rope_scaling' ? undefined : 'default';
-  const type = scaling.get('rope_type') ?? scaling.get('type') ?? assumed;
-  if (type === 'default') return null;
-  if (type === 'linear') return { type, factor: scaling.positive('factor') };
-  if (type !== 'llama3') {
-    return config.fail(field, `asks for ${JSON.stringify(type)}; "default", "linear" and "llama3" are supported`);
-  }
-  const [lowFactor, highFactor] = [scaling.positive('low_freq_factor'), scaling.positive('high_freq_factor')];
-  if (highFactor <= lowFactor) scaling.fail('high_freq_factor', `is not above low_freq_factor (${lowFactor})`);
-  const originalPositions = scaling.natural('original_max_position_embeddings', 1 << 30);
-  return { type, factor: scaling.positive('factor'), lowFactor, highFactor, originalPositions };
 }
 
 /** layer_types, or what `assumed` says of each layer where the config has none. */

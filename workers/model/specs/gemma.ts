@@ -1,7 +1,8 @@
 // config.json of Gemma 2 and of Gemma 3's text models: norms around both branches with weights stored as differences
 // from one, scaled embeddings, windows on most layers, capped scores (2) or normed heads (3).
 import { ConfigReader, type Config } from './config-reader.ts';
-import { layersOf, readDecoder, readLayerKinds, readRope, readScaling, type LayerKind } from './decoder.ts';
+import { layersOf, readDecoder, readLayerKinds, type LayerKind } from './decoder.ts';
+import { readRope, readScaling } from './rope.ts';
 import type { ModelSpec, Rope } from './spec.ts';
 
 const WINDOW_MAX = 1 << 30;

@@ -1,7 +1,8 @@
 // config.json of Llama 2 and 3.x, of SmolLM2 and TinyLlama, which call themselves llama, of Mistral and of SmolLM3: plain
 // decoders that differ in rotary scaling, sliding windows and layers without positions.
 import { ConfigReader, type Config } from './config-reader.ts';
-import { layersOf, readDecoder, readLayerKinds, readRope } from './decoder.ts';
+import { layersOf, readDecoder, readLayerKinds } from './decoder.ts';
+import { readRope } from './rope.ts';
 import type { ModelSpec } from './spec.ts';
 
 /** Throws an Error that names `file` and the field when a value is missing, out of range or not supported. */

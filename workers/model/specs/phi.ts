@@ -1,7 +1,8 @@
 // config.json of Phi-3: a plain decoder whose checkpoints stack matrices. The forms for long contexts
 // (longrope) are refused by readRope.
 import { ConfigReader, type Config } from './config-reader.ts';
-import { layersOf, readDecoder, readRope, type LayerKind } from './decoder.ts';
+import { layersOf, readDecoder, type LayerKind } from './decoder.ts';
+import { readRope } from './rope.ts';
 import type { ModelSpec } from './spec.ts';
 
 /** Throws an Error that names `file` and the field when a value is missing, out of range or not supported. */

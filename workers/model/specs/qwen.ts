@@ -1,6 +1,7 @@
 // config.json of Qwen2, Qwen2.5 (both qwen2) and Qwen3: biases on q, k and v in the former, normed heads in the latter.
 import { ConfigReader, type Config } from './config-reader.ts';
-import { layersOf, readDecoder, readLayerKinds, readRope } from './decoder.ts';
+import { layersOf, readDecoder, readLayerKinds } from './decoder.ts';
+import { readRope } from './rope.ts';
 import type { LayerSpec, ModelSpec } from './spec.ts';
 
 /** Throws an Error that names `file` and the field when a value is missing, out of range or not supported. */

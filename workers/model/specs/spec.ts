@@ -1,10 +1,31 @@
 // What graph-builder must know of an architecture, and the names of its tensors. One reader of config.json per
 // family fills it; another architecture is another reader, never a branch on a family's name in the builder.
 
-/** How rotary frequencies differ from theta^(-2i/d); all are divided by `factor` (linear), or only the slow ones (llama3). */
+/**
+ * How rotary frequencies differ from theta^(-2i/d): all are divided by `factor` (linear), only the slow ones (llama3,
+ * yarn), or each by a number of its own, [rotaryDim / 2] (divisors; longrope: one such list for contexts beyond
+ * originalPositions, one for others). Keys and queries are multiplied by attentionFactor, where there is one.
+ */
 export type RopeScaling =
   | { type: 'linear'; factor: number }
-  | { type: 'llama3'; factor: number; lowFactor: number; highFactor: number; originalPositions: number };
+  | { type: 'divisors'; divisors: readonly number[] }
+  | { type: 'llama3'; factor: number; lowFactor: number; highFactor: number; originalPositions: number }
+  | {
+      type: 'yarn';
+      factor: number;
+      originalPositions: number;
+      /** Turns within originalPositions above which a frequency is kept, and below which it is divided. */
+      fastTurns: number;
+      slowTurns: number;
+      attentionFactor: number;
+    }
+  | {
+      type: 'longrope';
+      long: readonly number[];
+      short: readonly number[];
+      originalPositions: number;
+      attentionFactor: number;
+    };
 
 export interface Rope {
   theta: number;

@@ -17,6 +17,7 @@ export function splitFused(source: WeightSource, spec: ModelSpec): WeightSource 
   let last: WeightTensor | null = null;
   return {
     files: source.files,
+    ...(source.bitsPerWeight === undefined ? {} : { bitsPerWeight: source.bitsPerWeight }),
     has: (name) => source.has(slices.get(name)?.stacked ?? name),
     read(name, dims) {
       const slice = slices.get(name);
@@ -66,7 +67,7 @@ function sliceRows(tensor: WeightTensor, name: string, { firstRow, numRows }: Sl
   const cols = tensor.dims[1] ?? 0;
   const dims = [numRows, cols];
   const [from, to] = [firstRow * cols, (firstRow + numRows) * cols];
-  if (tensor.kind === 'float') return { kind: 'float', name, dims, data: tensor.data.subarray(from, to) };
+  if (tensor.kind === 'float') return { ...tensor, name, dims, data: tensor.data.subarray(from, to) };
   const { blockSize } = tensor;
   const scales = tensor.scales.subarray(from / blockSize, to / blockSize);
   return { kind: 'integer', name, dims, data: tensor.data.subarray(from, to), scales, blockSize };

@@ -7,6 +7,8 @@ export interface FloatTensor {
   name: string;
   dims: number[];
   data: Float32Array;
+  /** The checkpoint has fewer bits than that: values lie on levels, which packing in few bits should meet. */
+  isQuantized?: true;
 }
 
 /** A matrix whose checkpoint is already integer: value = data · scale of its block. Requantising it would lose accuracy. */
@@ -28,6 +30,8 @@ export type WeightTensor = FloatTensor | IntegerTensor;
 export interface WeightSource {
   /** All files the weights lie in, for the cache key and for hashing. */
   readonly files: readonly string[];
+  /** Of the matrices on average, scales included, where the checkpoint is quantised already; absent for plain numbers. */
+  readonly bitsPerWeight?: number;
   has(name: string): boolean;
   /**
    * Reads one tensor; the caller owns the memory. Throws an Error naming file and tensor when it is missing, out of

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { pullModel, type PullOptions } from '../../../../workers/model/hub/pull.ts';
 import { findSnapshot } from '../../../../workers/model/hub/store.ts';
+import { describeEncoder } from '../../../../workers/model/compile-encoder.ts';
 import { listLocal, removeLocal, verifyLocal } from '../../../../workers/model/hub/manage.ts';
 import { resolveModel } from '../../../../workers/model/resolve-model.ts';
 import type { CompileProgress } from '../../../../workers/messages.ts';
@@ -446,9 +447,9 @@ describe('a name in MODEL', () => {
     try {
       process.chdir(root);
       writeSafetensors(path.join(root, ID), TINY_CONFIG, tinyTensors(TINY_CONFIG, 1), 'F32');
-      const local = await resolveModel({ model: ID, hub: access() });
+      const local = await resolveModel({ model: ID, cacheDir: root, hub: access() });
       expect(local.origin).toBe(`directory ${fs.realpathSync(path.join(root, ID))}`);
-      const fromHub = await resolveModel({ model: `hub:${ID}`, hub: access() });
+      const fromHub = await resolveModel({ model: `hub:${ID}`, cacheDir: root, hub: access() });
       expect(fromHub).toMatchObject({ id: 'tiny', aliases: [ID] });
       expect(fromHub.origin).toBe(`hub ${ID} (commit ${model.commit.slice(0, 8)})`);
     } finally {
@@ -457,11 +458,67 @@ describe('a name in MODEL', () => {
   });
 
   it('that is nowhere is refused with everything that was looked for', async () => {
-    const none = resolveModel({ model: 'acme/none', hub: access('hf_x') });
+    const none = resolveModel({ model: 'acme/none', cacheDir: root, hub: access('hf_x') });
     await expect(none).rejects.toThrow(
       'the hub has no such model (there is no directory or npm package acme/none either)',
     );
-    await expect(resolveModel({ model: 'acme/none' })).rejects.toThrow('no hub is set');
-    await expect(resolveModel({ model: 'no such' })).rejects.toThrow('it is no name of a model on the hub');
+    await expect(resolveModel({ model: 'acme/none', cacheDir: root })).rejects.toThrow('no hub is set');
+    await expect(resolveModel({ model: 'no such', cacheDir: root })).rejects.toThrow(
+      'it is no name of a model on the hub',
+    );
+  });
+});
+
+const pooling = { pooling_mode_mean_tokens: true, pooling_mode_cls_token: false };
+
+/** As sentence-transformers writes them, without weights worth the name. */
+function addEncoder(files: Record<string, object>): void {
+  const source = path.join(root, 'encoder');
+  const config = {
+    model_type: 'bert',
+    hidden_size: 64,
+    num_hidden_layers: 2,
+    num_attention_heads: 2,
+    vocab_size: 96,
+  };
+  const all = {
+    'config.json': {
+      ...config,
+      intermediate_size: 128,
+      max_position_embeddings: 64,
+      hidden_act: 'gelu',
+      type_vocab_size: 2,
+    },
+    'tokenizer.json': { model: { vocab: { a: 0 } } },
+    'modules.json': [],
+    'sentence_bert_config.json': { max_seq_length: 48 },
+    ...files,
+  };
+  for (const [name, content] of Object.entries(all)) {
+    fs.mkdirSync(path.dirname(path.join(source, name)), { recursive: true });
+    fs.writeFileSync(path.join(source, name), JSON.stringify(content));
+  }
+  fs.writeFileSync(path.join(source, WEIGHTS), Buffer.from([2, 0, 0, 0, 0, 0, 0, 0, 0x7b, 0x7d]));
+  hub.add('acme/Embed', source);
+}
+const describeIt = () => describeEncoder({ model: 'acme/Embed', cacheDir: path.join(root, 'cache'), hub: access() });
+
+describe('an embedding model of the hub', () => {
+  it('comes with the files that say how its texts become vectors', async () => {
+    addEncoder({ '1_Pooling/config.json': pooling });
+    await expect(describeIt()).resolves.toMatchObject({
+      id: 'embed',
+      aliases: ['acme/Embed'],
+      dimensions: 64,
+      maxTokens: 48,
+    });
+    const names = hub.seen.map(({ url }) => url).join(' ');
+    for (const name of ['modules.json', '1_Pooling/config.json', WEIGHTS]) expect(names).toContain(name);
+  });
+
+  it('of another way is refused before its weights are downloaded', async () => {
+    addEncoder({ '1_Pooling/config.json': { ...pooling, pooling_mode_mean_tokens: false } });
+    await expect(describeIt()).rejects.toThrow('pooling_mode_mean_tokens is false');
+    expect(hub.seen.map(({ url }) => url).join(' ')).not.toContain(WEIGHTS);
   });
 });

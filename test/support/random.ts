@@ -1,4 +1,6 @@
-/** Seeded numbers from 0 to 1 (mulberry32). */
+// Chance that can be repeated: every test that draws numbers takes them from here and prints its seed.
+
+/** Seeded numbers in [0, 1) (mulberry32). */
 export function random(seed: number): () => number {
   let state = seed >>> 0;
   return () => {

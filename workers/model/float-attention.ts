@@ -1,0 +1,198 @@
+// Rewrites a graph with 8-bit KV memory so that it prefills at the speed of float32: each attention node becomes nodes that
+// store the new keys and values as 8 bits and attend over all of them as floats. Called by build-entry.
+// What must stay true: new tokens are seen as KV memory holds them, not as they were, so that chunks of a prompt agree.
+import type { ModelShape } from '../messages.ts';
+import { readAttention, type Attention } from './attention-node.ts';
+import { GraphNames } from './graph-builder.ts';
+import { DataType, OnnxWriter, type Attribute } from './onnx-writer.ts';
+import { bytesField, concat, copyField, intField, readFields, text } from './protobuf.ts';
+
+const MS = 'com.microsoft';
+/** TensorScatter, which writes into KV memory in place, came with it. */
+const OPSET = 24;
+/**
+ * Keys and values are read in so many at once, the last ones hidden where there are fewer: so a sum over them adds up in
+ * the same order whatever the length is.
+ */
+const BLOCK = 64;
+
+/**
+ * The same graph with other attention nodes; it names the same weights in the same data file, so it must lie beside
+ * `graph`. `shape` must say int8; `rotaryDim`: leading channels of a head that positions rotate. Throws an Error when it is not a graph that graph-builder made.
+ */
+export function floatAttention(graph: Uint8Array, shape: ModelShape, rotaryDim: number): Uint8Array {
+  const parts: Uint8Array[] = [];
+  let numRewritten = 0;
+  const masks = new Set<number | null>();
+  for (const field of readFields(graph)) {
+    if (field.number === 7) {
+      const inner: Uint8Array[] = spliced((w) => writePositions(w));
+      for (const part of readFields(field.bytes)) {
+        const attention = part.number === 1 ? readAttention(part.bytes) : null;
+        if (attention === null) inner.push(copyField(part));
+        else {
+          numRewritten++;
+          inner.push(...spliced((w) => writeLayer(w, attention, shape, rotaryDim, masks)));
+        }
+      }
+      parts.push(bytesField(7, concat(inner)));
+    } else if (field.number === 8 && domainOf(field.bytes) === '') {
+      parts.push(bytesField(8, concat([bytesField(1, ''), intField(2, OPSET)])));
+    } else parts.push(copyField(field));
+  }
+  if (numRewritten !== shape.numLayers) throw new Error(`${numRewritten} attention nodes in ${shape.numLayers} layers`);
+  return concat(parts);
+}
+
+/** What `write` writes, as fields of a graph: nodes and constants. */
+function spliced(write: (w: OnnxWriter) => void): Uint8Array[] {
+  const w = new OnnxWriter(null);
+  write(w);
+  const parts: Uint8Array[] = [];
+  for (const field of readFields(w.finish())) {
+    if (field.number !== 7) continue;
+    for (const part of readFields(field.bytes)) if (part.number === 1 || part.number === 5) parts.push(copyField(part));
+  }
+  return parts;
+}
+
+function domainOf(opset: Uint8Array): string {
+  for (const field of readFields(opset)) if (field.number === 1) return text(field.bytes);
+  return '';
+}
+
+const at = (name: string): string => `float_attention_${name}`;
+
+function integers(w: OnnxWriter, name: string, values: readonly number[], dims = [values.length]): string {
+  return w.tensor(at(name), DataType.int64, dims, BigInt64Array.from(values, BigInt));
+}
+
+/** Names used by all layers: where each row's new tokens begin [B], their positions [B, S], how much is read [1]. */
+function writePositions(w: OnnxWriter): void {
+  w.node('Shape', [GraphNames.ids], at('ids_shape'));
+  w.node('Gather', [at('ids_shape'), integers(w, 'second', [1], [])], at('num_tokens'), { axis: 0 });
+  w.node('Cast', [GraphNames.lengths], at('last'), { to: DataType.int64 });
+  w.node('Add', [at('last'), integers(w, 'one', [1], [])], at('lengths'));
+  w.node('Sub', [at('lengths'), at('num_tokens')], at('past_or_less'));
+  // Fresh prompts padded to one length: a shorter one's tokens begin at 0 too.
+  w.node('Max', [at('past_or_less'), integers(w, 'zero', [0], [])], at('past'));
+  w.node('Range', [at('zero'), at('num_tokens'), at('one')], at('steps'));
+  w.node('Reshape', [at('past'), integers(w, 'column', [-1, 1])], at('past_column'));
+  w.node('Add', [at('past_column'), at('steps')], at('positions'));
+  w.node('Cast', [GraphNames.longest], at('longest'), { to: DataType.int64 });
+  w.node('Add', [at('longest'), integers(w, 'block_less_one', [BLOCK - 1], [])], at('longest_or_more'));
+  w.node('Div', [at('longest_or_more'), integers(w, 'block', [BLOCK], [])], at('blocks'));
+  w.node('Mul', [at('blocks'), at('block')], at('end'));
+  integers(w, 'begin', [0]);
+  integers(w, 'token_axis', [2]);
+  w.tensor(at('unit'), DataType.float32, [], Float32Array.of(1));
+  w.tensor(at('no_offset'), DataType.int8, [], Int8Array.of(0));
+}
+
+/** What is added to the scores of a layer [.., S, T]: 0 where a token may look, else so little that nothing is left. */
+function writeMask(w: OnnxWriter, keys: string, window: number | null): string {
+  const of = (what: string): string => at(window === null ? what : `${what}_${window}`);
+  w.node('Shape', [keys], of('num_keys'), { start: 2, end: 3 });
+  w.node('Squeeze', [of('num_keys')], of('num_keys_scalar'));
+  w.node('Range', [at('zero'), of('num_keys_scalar'), at('one')], of('keys'));
+  w.node('Unsqueeze', [at('positions'), integers(w, 'around', [1, 2, 4])], of('rows'));
+  w.node('Greater', [of('keys'), of('rows')], of('future'));
+  let hidden = of('future');
+  if (window !== null) {
+    w.node('Sub', [of('rows'), integers(w, `window_${window}`, [window], [])], of('before_window'));
+    w.node('LessOrEqual', [of('keys'), of('before_window')], of('too_old'));
+    hidden = w.node('Or', [of('future'), of('too_old')], of('hidden'));
+  }
+  w.tensor(at('nothing_left'), DataType.float32, [], Float32Array.of(-1e30));
+  w.tensor(at('as_it_is'), DataType.float32, [], Float32Array.of(0));
+  w.node('Where', [hidden, at('nothing_left'), at('as_it_is')], of('mask'));
+  return of('num_keys');
+}
+
+/** Queries per key head are stacked, so that a product packs each key head once and not once per query head. */
+function writeLayer(
+  w: OnnxWriter,
+  node: Attention,
+  { numKvHeads, headDim }: ModelShape,
+  rotaryDim: number,
+  masks: Set<number | null>,
+): void {
+  const { qkv, output, attributes } = node;
+  const [cos = '', sin = '', , , , kScale = '', vScale = ''] = node.rest;
+  if (kScale === '' || vScale === '') throw new Error('attention without scales: its KV memory is not of 8 bits');
+  const numHeads = attributes['num_heads'] as number;
+  const kvWidth = numKvHeads * headDim;
+  const width = numHeads * headDim;
+  const group = numHeads / numKvHeads;
+  const name = (what: string): string => `${output}_${what}`;
+
+  integers(w, 'widths', [width, kvWidth, kvWidth]);
+  integers(w, 'by_head', [0, 0, numKvHeads, headDim]);
+  integers(w, 'kv_width', [kvWidth]);
+  integers(w, 'group', [1, numKvHeads, group, headDim]);
+  integers(w, 'width', [width]);
+  w.node('Split', [qkv, at('widths')], [name('q'), name('k'), name('v')], { axis: 2 });
+  const rotated = (which: 'q' | 'k', heads: number): string => {
+    if (cos === '') return name(which);
+    const rotation: Record<string, Attribute> = { interleaved: 0, num_heads: heads };
+    if (rotaryDim < headDim) rotation['rotary_embedding_dim'] = rotaryDim;
+    return w.node('RotaryEmbedding', [name(which), at('positions'), cos, sin], name(`${which}_rotated`), rotation, MS);
+  };
+  const stored = [
+    { kind: 'k', values: rotated('k', numKvHeads), scale: kScale },
+    { kind: 'v', values: name('v'), scale: vScale },
+  ];
+  for (const [i, { kind, values, scale }] of stored.entries()) {
+    const of = (what: string): string => name(`${kind}_${what}`);
+    // Scales of keys go into the queries and those of values into the result, so that one number serves here.
+    w.node('Reciprocal', [scale], of('per_scale_by_head'));
+    w.node('Reshape', [of('per_scale_by_head'), at('kv_width')], of('per_scale'));
+    w.node('Mul', [values, of('per_scale')], of('levels'));
+    w.node('QuantizeLinear', [of('levels'), at('unit'), at('no_offset')], of('int8'));
+    w.node('Reshape', [of('int8'), at('by_head')], of('int8_by_token'));
+    w.node('Transpose', [of('int8_by_token')], of('int8_by_head'), { perm: [0, 2, 1, 3] });
+    const present = node.presents[i]!;
+    w.node('TensorScatter', [node.pasts[i]!, of('int8_by_head'), at('past')], present, { axis: -2 });
+    w.node('Slice', [present, at('begin'), at('end'), at('token_axis')], of('used'));
+    w.node('DequantizeLinear', [of('used'), at('unit')], of('floats'));
+    w.node('Expand', [scale, at('group')], of('scale_by_group'));
+    w.node('Reshape', [of('scale_by_group'), at('width')], of('scale_of_heads'));
+  }
+
+  // ONNX Runtime writes -1 where there is none.
+  const wanted = attributes['local_window_size'];
+  const window = typeof wanted === 'number' && wanted >= 0 ? wanted : null;
+  const suffix = window === null ? '' : `_${window}`;
+  if (!masks.has(window)) {
+    masks.add(window);
+    const numKeys = writeMask(w, name('k_used'), window);
+    // A dimension that is 0 stays.
+    w.node('Concat', [integers(w, 'groups', [0, 0, group, -1]), numKeys], at(`by_group${suffix}`), { axis: 0 });
+    w.node('Concat', [integers(w, 'stacked', [0, 0, -1]), numKeys], at(`stacks${suffix}`), { axis: 0 });
+  }
+  w.node('Mul', [rotated('q', numHeads), name('k_scale_of_heads')], name('q_scaled'));
+  w.node('Reshape', [name('q_scaled'), integers(w, 'q_by_head', [0, 0, numHeads, headDim])], name('q_by_token'));
+  w.node('Transpose', [name('q_by_token')], name('q_by_head'), { perm: [0, 2, 1, 3] });
+  w.node('Reshape', [name('q_by_head'), integers(w, 'q_stacks', [0, numKvHeads, -1, headDim])], name('q_stacked'));
+  const product = { transB: 1, alpha: attributes['scale']! };
+  let scores = w.node('FusedMatMul', [name('q_stacked'), name('k_floats')], name('products'), product, MS);
+  scores = writeCap(w, scores, attributes['softcap']);
+  w.node('Reshape', [scores, at(`by_group${suffix}`)], name('scores_by_group'));
+  w.node('Add', [name('scores_by_group'), at(`mask${suffix}`)], name('masked_by_group'));
+  w.node('Reshape', [name('masked_by_group'), at(`stacks${suffix}`)], name('masked'));
+  w.node('Softmax', [name('masked')], name('shares'), { axis: -1 });
+  w.node('MatMul', [name('shares'), name('v_floats')], name('sums'));
+  w.node('Reshape', [name('sums'), integers(w, 'all_heads', [0, numHeads, -1, headDim])], name('sums_by_head'));
+  w.node('Transpose', [name('sums_by_head')], name('sums_by_token'), { perm: [0, 2, 1, 3] });
+  w.node('Reshape', [name('sums_by_token'), integers(w, 'packed', [0, 0, width])], name('sums_packed'));
+  w.node('Mul', [name('sums_packed'), name('v_scale_of_heads')], output);
+}
+
+/** cap · tanh(scores / cap); the scores themselves where there is no cap. */
+function writeCap(w: OnnxWriter, scores: string, cap: Attribute | undefined): string {
+  if (typeof cap !== 'object' || !('float' in cap) || cap.float === 0) return scores;
+  w.tensor(at('cap'), DataType.float32, [], Float32Array.of(cap.float));
+  w.node('Div', [scores, at('cap')], `${scores}_of_cap`);
+  w.node('Tanh', [`${scores}_of_cap`], `${scores}_bent`);
+  return w.node('Mul', [`${scores}_bent`, at('cap')], `${scores}_capped`);
+}
