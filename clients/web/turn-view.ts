@@ -5,6 +5,8 @@ import { element, iconButton, setIconButton } from './dom.ts';
 import { icon } from './icons.ts';
 
 const COPIED_MS = 1500;
+/** Stands where a figure is not known yet. */
+const UNKNOWN = '–';
 
 export interface TurnActions {
   regenerate(): void;
@@ -85,7 +87,7 @@ export class TurnView {
   }
 
   #updateStats(): void {
-    const figures = statsOf(this.#turn);
+    const figures = figuresOf(this.#turn);
     while (this.#figures.length < figures.length) this.#figures.push(element('span', {}));
     figures.forEach((figure, index) => {
       const text = index === 0 ? figure : ` · ${figure}`;
@@ -114,17 +116,18 @@ export class TurnView {
   }
 }
 
-/** What is told of an answer, the most telling first. */
-function statsOf(turn: Turn): string[] {
+/** What is told of an answer, the most telling first; each has its place from the first text on, known yet or not. */
+function figuresOf(turn: Turn): string[] {
   const { stats, state, answer } = turn;
   // Stopped before anything came: there is nothing to tell.
   if (state !== 'running' && stats?.numTokens === 0) return [];
   if (stats === null) return state === 'running' && answer === '' ? ['waiting for the first token'] : [];
-  const parts: string[] = [];
-  if (stats.tokensPerSecond !== null) parts.push(`${formatRate(stats.tokensPerSecond)} tok/s`);
-  if (stats.firstTextMs !== null) parts.push(`TTFT ${Math.round(stats.firstTextMs)} ms`);
-  parts.push(`${stats.numTokens} ${stats.numTokens === 1 ? 'token' : 'tokens'}`);
-  return parts;
+  const { tokensPerSecond: rate, firstTextMs, numTokens } = stats;
+  return [
+    `${rate === null ? UNKNOWN : formatRate(rate)} tok/s`,
+    `TTFT ${firstTextMs === null ? UNKNOWN : Math.round(firstTextMs)} ms`,
+    `${numTokens} ${numTokens === 1 ? 'token' : 'tokens'}`,
+  ];
 }
 
 function formatRate(rate: number): string {

@@ -93,8 +93,25 @@ describe.skipIf(executable === null)('The chat page', () => {
     await chat.pane(0).locator('.to-bottom').click();
     await chat.isIn(0, 'done');
     expect(await gap()).toBeLessThan(2);
-    expect(await shifts()).toBe(0);
+    expect(await shifts()).toEqual([]);
   });
+
+  it.each([360, 1000])(
+    'moves no figure of an answer when its numbers get more or fewer digits, at %i px',
+    async (width) => {
+      // Quick, slow, quick: the rate falls from hundreds to a few and rises again; the tokens get three digits.
+      const pauseMs = [300, ...Array<number>(30).fill(1), 1500, 1500, 1500, ...Array<number>(120).fill(1)];
+      const { chat } = await open(
+        { script: () => ({ pieces: pauseMs.map((_, index) => `word${index} `), pauseMs }) },
+        { viewport: { width, height: 740 } },
+      );
+      await chat.ask(0, 'x');
+      await chat.hasBegun(0);
+      const shifts = await chat.watchShifts();
+      await chat.isIn(0, 'done');
+      expect(await shifts()).toEqual([]);
+    },
+  );
 
   it('can be used with the keyboard alone', async () => {
     const { server, chat } = await open({

@@ -88,19 +88,30 @@ export class ChatPage {
     });
   }
 
-  /** Sum of the browser's own layout-shift scores from now on; input does not excuse any. */
-  async watchShifts(): Promise<() => Promise<number>> {
+  /** What the browser says has moved from now on, each with how far; input does not excuse any. */
+  async watchShifts(): Promise<() => Promise<string[]>> {
     await this.page.evaluate(() => {
-      const store = globalThis as unknown as { shifts: number };
-      store.shifts = 0;
+      const store = globalThis as unknown as { shifts: string[] };
+      store.shifts = [];
       new PerformanceObserver((list) => {
-        for (const entry of list.getEntries()) store.shifts += (entry as unknown as { value: number }).value;
+        for (const entry of list.getEntries() as LayoutShift[]) {
+          for (const { node, previousRect: from, currentRect: to } of entry.sources) {
+            const name =
+              node instanceof Element ? node.outerHTML.slice(0, 80) : (node?.textContent ?? 'something gone');
+            store.shifts.push(`${name}: ${to.x - from.x}, ${to.y - from.y}`);
+          }
+        }
       }).observe({ type: 'layout-shift' });
     });
-    return () => this.page.evaluate(() => (globalThis as unknown as { shifts: number }).shifts);
+    return () => this.page.evaluate(() => (globalThis as unknown as { shifts: string[] }).shifts);
   }
 
   close(): Promise<void> {
     return this.context.close();
   }
+}
+
+/** The browser's entry type, which TypeScript's library does not have. */
+interface LayoutShift extends PerformanceEntry {
+  sources: { node: Node | null; previousRect: DOMRectReadOnly; currentRect: DOMRectReadOnly }[];
 }

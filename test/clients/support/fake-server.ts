@@ -26,8 +26,8 @@ export interface Answer {
   /** Text pieces, one event each. */
   pieces: string[];
   toolCalls?: ToolCall[];
-  /** Pause before each piece, milliseconds. */
-  pauseMs?: number;
+  /** Pause before each piece, milliseconds, or one for each of them. */
+  pauseMs?: number | readonly number[];
   reason?: FinishReason;
   /** Fails after the pieces instead of finishing. */
   error?: { code: string; message: string };
@@ -338,8 +338,9 @@ export class FakeServer {
     const answer = (this.#options.script ?? echo)(options, history);
     const startedAtMs = performance.now();
     let text = '';
-    for (const piece of answer.pieces) {
-      await sleep(answer.pauseMs ?? 0);
+    const { pauseMs = 0 } = answer;
+    for (const [index, piece] of answer.pieces.entries()) {
+      await sleep(typeof pauseMs === 'number' ? pauseMs : (pauseMs[index] ?? 0));
       if (log.isCancelled) break;
       text += piece;
       log.add(piece);
