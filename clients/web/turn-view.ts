@@ -90,7 +90,7 @@ export class TurnView {
     const figures = figuresOf(this.#turn);
     while (this.#figures.length < figures.length) this.#figures.push(element('span', {}));
     figures.forEach((figure, index) => {
-      const text = index === 0 ? figure : ` · ${figure}`;
+      const text = index === 0 ? figure : ` ${figure}`;
       const shown = this.#figures[index]!;
       if (shown.textContent !== text) shown.textContent = text;
     });
