@@ -108,7 +108,9 @@ if (!hasScript) console.warn('terminal tests skipped: no script(1) of util-linux
 
 describe.skipIf(!hasScript)('The terminal chat on a terminal', () => {
   it('cancels the running answer with Ctrl-C, goes on, and leaves with Ctrl-D', async () => {
-    const server = await serve({ script: () => ({ pieces: words('one two three four five six seven'), pauseMs: 80 }) });
+    let isHeld = true;
+    const pieces = words('one two three four five six seven');
+    const server = await serve({ script: () => ({ pieces, isHeld: () => isHeld }) });
     const terminal = await openTerminal(server);
     terminal.type('count\r');
     await until(() => terminal.shown().includes('two'));
@@ -116,6 +118,7 @@ describe.skipIf(!hasScript)('The terminal chat on a terminal', () => {
     await until(() => terminal.shown().includes('stopped'));
     expect(terminal.shown()).not.toContain('seven');
     expect(terminal.shown()).toContain('\u001b[2m8 + ');
+    isHeld = false;
     terminal.type('again\r');
     await until(() => terminal.shown().includes('seven'));
     const closed = once(terminal.child, 'close');

@@ -16,7 +16,7 @@ afterAll(() => server.stop());
 
 function run(name: string, args: string[]): Promise<{ code: number; out: string; err: string }> {
   return new Promise((resolve) => {
-    execFile(process.execPath, [`${folder}${name}.ts`, ...args], { timeout: 50_000 }, (error, out, err) => {
+    execFile(process.execPath, [`${folder}${name}.ts`, ...args], { timeout: 150_000 }, (error, out, err) => {
       resolve({ code: error === null ? 0 : Number(error.code ?? 1), out, err });
     });
   });
@@ -43,8 +43,8 @@ describe('The demonstrations', () => {
       'left to run',
     ]);
     const wasted = rows.map(([, , , , percent]) => Number(percent));
-    // A busy machine delays keys and answers alike; what is left to run is wasted on any.
-    expect(wasted[0]).toBeLessThan(25);
+    // A few per cent on an idle machine; a busy one delays keys and answers alike. What is left to run is wasted on any.
+    expect(wasted[0]).toBeLessThan(60);
     expect(wasted[3]).toBeGreaterThan(wasted[0] ?? 0);
   });
 

@@ -38,20 +38,22 @@ describe.skipIf(executable === null)('The example page', () => {
 
   it('asks over the socket and streams the answer', async () => {
     const page = await browser.newPage();
+    page.setDefaultTimeout(90_000);
     await page.goto(`${origin}/index.html?server=ws://127.0.0.1:${server.port}`);
     await page.locator('#question').fill('!!say Good morning !!');
     await page.getByRole('button', { name: 'Ask' }).click();
-    await page.locator('#status', { hasText: /^stop, \d+ tokens$/ }).waitFor({ timeout: 20_000 });
+    await page.locator('#status', { hasText: /^stop, \d+ tokens$/ }).waitFor();
     expect(await page.locator('#answer').textContent()).toBe('Good morning ');
   });
 
   it('stops an answer', async () => {
     const page = await browser.newPage();
+    page.setDefaultTimeout(90_000);
     await page.goto(`${origin}/index.html?server=ws://127.0.0.1:${server.port}`);
     await page.locator('#question').fill(`!!say ${'on and '.repeat(400)}!!`);
     await page.getByRole('button', { name: 'Ask' }).click();
-    await page.locator('#answer', { hasText: /on and/ }).waitFor({ timeout: 20_000 });
+    await page.locator('#answer', { hasText: /on and/ }).waitFor();
     await page.getByRole('button', { name: 'Stop' }).click();
-    await page.locator('#status', { hasText: /^cancelled, \d+ tokens$/ }).waitFor({ timeout: 20_000 });
+    await page.locator('#status', { hasText: /^cancelled, \d+ tokens$/ }).waitFor();
   });
 });

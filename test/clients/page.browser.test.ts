@@ -85,8 +85,8 @@ describe.skipIf(executable === null)('The chat page', () => {
     await chat.hasBegun(0);
     await scroller.hover();
     await chat.page.mouse.wheel(0, -300);
-    await chat.page.waitForTimeout(100);
-    const top = await scroller.evaluate((element) => element.scrollTop);
+    await expect.poll(gap).toBeGreaterThan(100);
+    const top = await chat.scrolledTo(0);
     await chat.page.waitForTimeout(300);
     expect(await scroller.evaluate((element) => element.scrollTop)).toBe(top);
     expect(await gap()).toBeGreaterThan(100);
@@ -114,8 +114,9 @@ describe.skipIf(executable === null)('The chat page', () => {
   );
 
   it('can be used with the keyboard alone', async () => {
+    let isHeld = true;
     const { server, chat } = await open({
-      script: () => ({ pieces: words('one two three four five six'), pauseMs: 60 }),
+      script: () => ({ pieces: words('one two three four five six'), pauseMs: 20, isHeld: () => isHeld }),
     });
     const { keyboard } = chat.page;
     await keyboard.type('first line');
@@ -126,6 +127,7 @@ describe.skipIf(executable === null)('The chat page', () => {
     expect(await chat.pane(0).locator('.question').textContent()).toBe('first line\nsecond line');
     await keyboard.press('Escape');
     await chat.isIn(0, 'cancelled');
+    isHeld = false;
     await keyboard.press('Alt+KeyN');
     await keyboard.type('to both');
     await keyboard.press('Control+Enter');
@@ -139,8 +141,10 @@ describe.skipIf(executable === null)('The chat page', () => {
     expect(await focused()).toBe('Answer again');
     const outline = await chat.page.evaluate(() => getComputedStyle(document.activeElement as Element).outlineStyle);
     expect(outline).toBe('solid');
+    isHeld = true;
     await keyboard.press('Enter');
     await chat.isIn(0, 'running');
+    isHeld = false;
     await chat.isIn(0, 'done');
     // The settings dialog opens, holds the focus, and Escape closes it without stopping anything.
     for (let step = 0; step < 8 && (await focused()) !== 'Chat settings'; step++) await keyboard.press('Shift+Tab');
@@ -187,7 +191,7 @@ describe.skipIf(executable === null)('The chat page', () => {
   });
 
   it('says no more than that it was stopped where nothing had come', async () => {
-    const { chat } = await open({ script: () => ({ pieces: ['late'], pauseMs: 4000 }) });
+    const { chat } = await open({ script: () => ({ pieces: ['late'], isHeld: () => true }) });
     await chat.ask(0, 'x');
     await chat.isIn(0, 'running');
     await chat.pane(0).locator('.turn-stats').filter({ hasText: 'waiting for the first token' }).waitFor();
@@ -218,12 +222,16 @@ describe.skipIf(executable === null)('The chat page', () => {
   });
 
   it('goes on after a reload from the event it had last', async () => {
+    let isHeld = true;
     const { server, chat } = await open({
-      script: () => ({ pieces: words('one two three four five six'), pauseMs: 250 }),
+      script: () => ({ pieces: words('one two three four five six'), pauseMs: 20, isHeld: () => isHeld }),
     });
     await chat.ask(0, 'count');
     await chat.hasBegun(0);
     await chat.page.reload();
+    await chat.isIn(0, 'running');
+    await until(() => server.peer.messages(Op.Resume).length === 1);
+    isHeld = false;
     await chat.isIn(0, 'done');
     expect(await chat.answerText(0)).toBe('one two three four five six');
     expect(await chat.pane(0).locator('.turn-notice').textContent()).toBe('');
@@ -231,8 +239,10 @@ describe.skipIf(executable === null)('The chat page', () => {
     expect(resumed).toEqual([expect.any(Number)]);
     expect(resumed[0]).toBeGreaterThan(0);
     // What was taken up counts as a turn: another question goes behind it, and it can be asked again.
+    isHeld = true;
     await chat.pane(0).getByRole('button', { name: 'Answer again' }).click();
     await chat.isIn(0, 'running');
+    isHeld = false;
     await chat.isIn(0, 'done');
     expect(server.peer.messages(Op.Rollback).map((message) => message[4])).toEqual([0]);
     expect(await chat.pane(0).locator('.turn').count()).toBe(1);
@@ -240,7 +250,7 @@ describe.skipIf(executable === null)('The chat page', () => {
 
   it('keeps what it had of an answer whose rest is gone after a reload, marked as cut off', async () => {
     const { chat } = await open({
-      script: () => ({ pieces: words('one two three four five'), pauseMs: 300 }),
+      script: () => ({ pieces: words('one two three four five'), isHeld: () => true }),
       intercept: (message, peer) => {
         if (message[0] !== Op.Resume) return false;
         peer.send([Op.Resumed, message[1], message[2], false, null, message[3].response, null, null]);
@@ -317,12 +327,14 @@ describe.skipIf(executable === null)('The chat page', () => {
   });
 
   it('tells assistive technology what things are', async () => {
-    const { chat } = await open({ script: () => ({ pieces: ['a', 'b', 'c'], pauseMs: 200 }) });
+    let isHeld = true;
+    const { chat } = await open({ script: () => ({ pieces: ['a', 'b', 'c'], isHeld: () => isHeld }) });
     await chat.ask(0, 'x');
     await chat.isIn(0, 'running');
     const answer = chat.answer(0);
     expect(await answer.getAttribute('aria-live')).toBe('polite');
     expect(await answer.getAttribute('aria-busy')).toBe('true');
+    isHeld = false;
     await chat.isIn(0, 'done');
     expect(await answer.getAttribute('aria-busy')).toBe('false');
     const unnamed = await chat.page.evaluate(() =>

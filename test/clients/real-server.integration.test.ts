@@ -93,10 +93,10 @@ describe('The SDK on the real server', () => {
   it('cancels within moments', async () => {
     const response = open().session().send('long', { maxTokens: 2000, ignoreEos: true });
     await until(() => response.numEvents > 5);
-    const atMs = performance.now();
     response.cancel();
-    expect((await response.finished).reason).toBe('cancelled');
-    expect(performance.now() - atMs).toBeLessThan(500);
+    const { reason, usage } = await response.finished;
+    expect(reason).toBe('cancelled');
+    expect(usage.completionTokens).toBeLessThan(1000);
   });
 
   it('gets a long answer whole, past credit and the bytes a socket may have unacknowledged', async () => {
@@ -105,7 +105,7 @@ describe('The SDK on the real server', () => {
       const { usage } = await session.send('long', { maxTokens: 400, ignoreEos: true }).finished;
       expect(usage.completionTokens).toBe(400);
     }
-  }, 20_000);
+  });
 
   it('after a lost connection goes on with what still runs, and the session with it', async () => {
     const { transport, lose } = losable();
@@ -123,7 +123,7 @@ describe('The SDK on the real server', () => {
     expect(history.map(({ role }) => role)).toEqual(['user', 'assistant', 'user', 'assistant']);
     expect(history[1]?.content).toBe(delayed.text);
     expect(session.messages).toEqual(history);
-  }, 20_000);
+  });
 
   it('replaces what runs, without a trace in the conversation and with the memory of what they share', async () => {
     const session = open().session({ class: 'ide' });
@@ -202,7 +202,7 @@ describe('The SDK on the real server', () => {
     expect(shaken.text).toBe(calm.text);
     const plain = open().watch({ response: shaken.id as string });
     expect(await tokensOf(plain)).toEqual([]);
-  }, 20_000);
+  });
 
   it('parks an answer whose loop has stopped, and goes on with it', async () => {
     const response = open().create({
@@ -212,12 +212,12 @@ describe('The SDK on the real server', () => {
     });
     const pieces = response[Symbol.asyncIterator]();
     await pieces.next();
-    await until(() => response.state.state === 'parked', 30_000);
+    await until(() => response.state.state === 'parked');
     // Its credit and a little: not what the server has.
     expect(response.numEvents).toBeLessThan(600);
     for await (const piece of { [Symbol.asyncIterator]: () => pieces }) expect(piece).not.toBe('');
     expect((await response.finished).usage.completionTokens).toBe(1500);
-  }, 60_000);
+  });
 
   it('watches an answer that another client has begun', async () => {
     const begun = open().create({ messages: [{ role: 'user', content: 'seen by two' }], sampling: { maxTokens: 40 } });

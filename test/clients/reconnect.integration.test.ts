@@ -1,3 +1,4 @@
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { Op } from '../../protocol/messages.ts';
 import { ConnectionLostError } from '../../clients/index.ts';
@@ -195,7 +196,10 @@ describe('Goaway', () => {
     const running = session.send('one two three');
     await until(() => running.text !== '');
     server.peer.send([Op.Goaway, 0, 'shutting_down', 80]);
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    // Time for it to come, and a turn of the event loop to read it in.
+    await sleep(10);
+    await setImmediate();
+    await setImmediate();
     const held = session.send('later');
     expect((await running.finished).text).toBe('one two three');
     expect(server.peers[0]?.messages(Op.Create).length).toBe(1);

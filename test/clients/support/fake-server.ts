@@ -25,6 +25,8 @@ import { FakeLog } from './fake-log.ts';
 export interface Answer {
   /** Text pieces, one event each. */
   pieces: string[];
+  /** While this says true, the last piece waits: an answer that runs for as long as a test needs it to. */
+  isHeld?: () => boolean;
   toolCalls?: ToolCall[];
   /** Pause before each piece, milliseconds, or one for each of them. */
   pauseMs?: number | readonly number[];
@@ -332,6 +334,10 @@ export class FakeServer {
     if (known === undefined) void this.#answer(log, session, options);
   }
 
+  async #release(answer: Answer, log: FakeLog): Promise<void> {
+    while (answer.isHeld?.() === true && !log.isCancelled && this.#http.listening) await sleep(2);
+  }
+
   async #answer(log: FakeLog, session: FakeSession | null, options: CreateOptions): Promise<void> {
     const history = session === null ? [] : this.#history(session);
     const echo = (): Answer => ({ pieces: words(options.messages.at(-1)?.content ?? '') });
@@ -341,6 +347,7 @@ export class FakeServer {
     const { pauseMs = 0 } = answer;
     for (const [index, piece] of answer.pieces.entries()) {
       await sleep(typeof pauseMs === 'number' ? pauseMs : (pauseMs[index] ?? 0));
+      if (index === answer.pieces.length - 1) await this.#release(answer, log);
       if (log.isCancelled) break;
       text += piece;
       log.add(piece);

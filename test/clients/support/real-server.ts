@@ -5,10 +5,15 @@ import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { freePort } from '../../support/free-port.ts';
+import { testCache } from '../../support/test-cache.ts';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 /** Compiling the default model for the first time takes its time. */
-const READY_MS = 180_000;
+const READY_MS = 240_000;
+/** A server that does not end by then must not outlive the run. */
+const STOP_MS = 60_000;
+/** Nothing else of the environment reaches a server; and a busy machine is no reason to send anybody away. */
+const machine = { PATH: process.env['PATH'], CACHE_DIR: testCache, QUEUE_TIMEOUT: '600' };
 
 export class RealServer {
   readonly port: number;
@@ -35,7 +40,13 @@ export class RealServer {
   async restart(): Promise<void> {
     const child = spawn(process.execPath, ['src/main.ts'], {
       cwd: root,
-      env: { ...process.env, ...this.#environment, PORT: String(this.port), HOST: '127.0.0.1', SUPERVISE: '0' },
+      env: {
+        ...machine,
+        ...this.#environment,
+        PORT: String(this.port),
+        HOST: '127.0.0.1',
+        SUPERVISE: '0',
+      },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#process = child;
@@ -68,7 +79,7 @@ export class RealServer {
     if (child === null || child.exitCode !== null || child.signalCode !== null) return;
     const exited = once(child, 'exit');
     child.kill('SIGTERM');
-    const force = setTimeout(() => child.kill('SIGKILL'), 10_000);
+    const force = setTimeout(() => child.kill('SIGKILL'), STOP_MS);
     await exited;
     clearTimeout(force);
   }

@@ -18,6 +18,12 @@ export interface FloodData {
   reads: boolean;
 }
 
+export interface FloodReport {
+  ending: 'sent' | 'hung up';
+  /** Frames that came back; none are counted where nothing is read. */
+  numAnswers: number;
+}
+
 const CHUNK = 500;
 /** What was sent still waits in the buffers of two kernels. */
 const HANDLED_MS = 1000;
@@ -26,6 +32,26 @@ const { port, frame, count, reads } = workerData as FloodData;
 /** A binary WebSocket message with a mask of zeros. */
 function wrap(payload: Uint8Array): Buffer {
   return Buffer.concat([Uint8Array.of(0x82, 0x80 | payload.length, 0, 0, 0, 0), payload]);
+}
+
+/** Counts the WebSocket frames in a stream of bytes; a server does not mask them. */
+class FrameCounter {
+  count = 0;
+  #rest: Buffer = Buffer.alloc(0);
+
+  take(data: Buffer): void {
+    this.#rest = Buffer.concat([this.#rest, data]);
+    for (;;) {
+      const short = (this.#rest[1] ?? 0) & 0x7f;
+      const headBytes = short === 126 ? 4 : short === 127 ? 10 : 2;
+      if (this.#rest.length < headBytes) return;
+      const length =
+        short === 126 ? this.#rest.readUInt16BE(2) : short === 127 ? Number(this.#rest.readBigUInt64BE(2)) : short;
+      if (this.#rest.length < headBytes + length) return;
+      this.#rest = this.#rest.subarray(headBytes + length);
+      this.count++;
+    }
+  }
 }
 
 const socket = connect(port, '127.0.0.1');
@@ -37,11 +63,13 @@ socket.write(
 await once(socket, 'data');
 socket.write(wrap(encodeCopy([Op.Hello, 0, PROTOCOL_VERSION, {}])));
 await once(socket, 'data');
-if (reads) socket.resume();
+const answers = new FrameCounter();
+if (reads) socket.on('data', (data: Buffer) => answers.take(data));
 else socket.pause();
 const chunk = Buffer.concat(Array.from({ length: CHUNK }, () => wrap(frame)));
 for (let sent = 0; sent < count && !socket.destroyed; sent += CHUNK) {
   if (!socket.write(chunk)) await Promise.race([once(socket, 'drain'), once(socket, 'close')]).catch(() => undefined);
 }
 if (!socket.destroyed) await sleep(HANDLED_MS);
-parentPort!.postMessage(socket.destroyed ? 'hung up' : 'sent');
+const report: FloodReport = { ending: socket.destroyed ? 'hung up' : 'sent', numAnswers: answers.count };
+parentPort!.postMessage(report);

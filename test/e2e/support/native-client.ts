@@ -8,7 +8,7 @@ import type { ClientMessage, CreateOptions, HelloOptions, ServerMessage } from '
 import { Answer } from './answer.ts';
 
 const ACK_EVENTS = 64;
-const WAIT_MS = 15_000;
+const WAIT_MS = 60_000;
 
 export interface ConnectOptions {
   /** False: no hello is said. */

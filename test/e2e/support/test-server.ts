@@ -2,21 +2,18 @@
 // by its process id. Every end-to-end test talks to one of these and to nothing inside it.
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { freePort } from '../../support/free-port.ts';
+import { testCache } from '../../support/test-cache.ts';
 
-/** Shared by all tests, so that the default model is compiled once per machine. */
-const CACHE_DIR = join(tmpdir(), 'tokenwire-test-cache');
 /** Compiling the default model for the first time takes its time. */
-const READY_MS = 180_000;
+const READY_MS = 240_000;
 const POLL_MS = 15;
 /** Gauges come from the engine threads, at most ten times a second. */
 const GAUGE_MS = 300;
 /** A server that does not end by then has failed its test; it must not outlive the run. */
-const STOP_MS = 15_000;
+const STOP_MS = 60_000;
 
 export interface Exit {
   code: number | null;
@@ -29,6 +26,9 @@ export interface StartOptions {
   /** False: return as soon as the process runs, without waiting for /readyz. */
   waits?: boolean;
 }
+
+/** Nothing else of the environment reaches a server; and a busy machine is no reason to send anybody away. */
+const machine = { PATH: process.env.PATH, QUEUE_TIMEOUT: '600' };
 
 const running = new Set<ChildProcess>();
 process.on('exit', () => {
@@ -67,7 +67,7 @@ export class TestServer {
     const port = await freePort();
     const file = fileURLToPath(new URL(`../../../src/${options.script ?? 'main'}.ts`, import.meta.url));
     const child = spawn(process.execPath, [file], {
-      env: { PATH: process.env.PATH, CACHE_DIR, HOST: '127.0.0.1', PORT: String(port), ...settings },
+      env: { ...machine, CACHE_DIR: testCache, HOST: '127.0.0.1', PORT: String(port), ...settings },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     const server = new TestServer(port, child);
@@ -104,7 +104,7 @@ export class TestServer {
   }
 
   /** Fulfils when the output matches. */
-  async says(pattern: RegExp, timeoutMs = 20_000): Promise<void> {
+  async says(pattern: RegExp, timeoutMs = 60_000): Promise<void> {
     await this.#until(`saying ${pattern}`, timeoutMs, () => Promise.resolve(pattern.test(this.#output)));
   }
 
@@ -134,7 +134,7 @@ export class TestServer {
   }
 
   /** Fulfils when nothing has run or waited for a moment; parked responses do neither. */
-  async idle(timeoutMs = 10_000): Promise<void> {
+  async idle(timeoutMs = 60_000): Promise<void> {
     let quietSinceMs = Infinity;
     await this.#until('idle', timeoutMs, async () => {
       const numRunning = await this.metric('requests_running');

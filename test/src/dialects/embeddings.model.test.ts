@@ -9,7 +9,7 @@ let client: OpenAI;
 beforeAll(async () => {
   test = await startModelApp(['--model', 'fake:stepMs=5']);
   client = test.client;
-}, 60_000);
+});
 afterAll(() => test.stop());
 
 const model = 'all-minilm-l6-v2';

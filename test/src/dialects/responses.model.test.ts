@@ -9,7 +9,7 @@ let client: OpenAI;
 beforeAll(async () => {
   test = await startModelApp();
   client = test.client;
-}, 60_000);
+});
 afterAll(() => test.stop());
 
 const question = { model: 'default', input: 'What is the capital of France?', temperature: 0, max_output_tokens: 60 };

@@ -13,7 +13,7 @@ let client: OpenAI;
 beforeAll(async () => {
   test = await startModelApp();
   client = test.client;
-}, 60_000);
+});
 afterAll(() => test.stop());
 
 const weather = {

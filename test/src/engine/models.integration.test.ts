@@ -1,5 +1,5 @@
 // Models that come and go while others answer: real threads, the fake model, no sockets.
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { queryObjects } from 'node:v8';
 import { afterEach, describe, expect, it } from 'vitest';
 import { startEngines, type EngineSet } from '../../../src/engine/models.ts';
@@ -21,7 +21,7 @@ afterEach(async () => {
 });
 
 /** Others may use the machine too. */
-const WAIT = { timeout: 20_000, interval: 20 };
+const WAIT = { timeout: 60_000, interval: 20 };
 const endless = { ignoreEos: true, maxTokens: 1500 };
 const slow = 'fake:stepMs=5';
 /** Shared buffers of this thread, living ones. */
@@ -313,7 +313,7 @@ describe('Models at run time', () => {
     const run = generate(engines.find('fake'), 'x', endless);
     await run.tokens(1);
     const load = engines.admin.load({ spec: 'fake:', id: 'late' }).catch((error: { code: string }) => error.code);
-    await sleep(20);
+    while (engines.admin.list().length < 2) await setImmediate();
     await engines.stop();
     expect(await load).toBe('shutting_down');
     expect((await run.done).error).toMatchObject({ code: 'shutting_down' });

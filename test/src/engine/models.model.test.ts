@@ -7,9 +7,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { findShape, makeCheckpoint } from '../../../bench/make-checkpoint.ts';
 import { startEngines, type EngineSet } from '../../../src/engine/models.ts';
 import { generate, type Collected } from '../support/collect.ts';
+import { testCache } from '../../support/test-cache.ts';
 
 const quiet = { info() {}, warn() {}, error() {} };
-const cacheDir = join(tmpdir(), 'tokenwire-test-cache');
 const prompts = ['What is the capital of France?', '为什么天空是蓝色的？', 'Tell me a story.', '列出三种水果。'];
 const long = { ignoreEos: true, maxTokens: 420 };
 const context = 512;
@@ -37,7 +37,7 @@ async function start(): Promise<EngineSet> {
     maxContext: context,
     kvMemoryBytes: 1 << 28,
     kvType: 'float32',
-    cacheDir,
+    cacheDir: testCache,
     log: quiet,
     debugOwners: true,
   });
@@ -75,7 +75,7 @@ describe('A swap of real weights', { timeout: 240_000 }, () => {
       expect(result.reason).toBe('length');
       expect(result.text).not.toBe(before[i]!.text);
     }
-    await expect.poll(() => engines.admin.list()[0]!.retired, { timeout: 10_000 }).toBe(0);
+    await expect.poll(() => engines.admin.list()[0]!.retired).toBe(0);
   });
 
   it('follows a directory whose weights have changed', async () => {

@@ -254,7 +254,7 @@ describe('a server that is not ready', () => {
 });
 
 describe('junk', () => {
-  it('does not hurt the server: 10,000 bad requests of every kind, then a good one', { timeout: 60_000 }, async () => {
+  it('does not hurt the server: 10,000 bad requests of every kind, then a good one', async () => {
     const { port } = test.app.server;
     const kinds = [
       'GET /nothing HTTP/1.1\r\nhost: localhost\r\n\r\n',
@@ -272,7 +272,6 @@ describe('junk', () => {
       '\u0000\u0001\u0002\u0003\r\n\r\n',
       'GET / HTTP/1.1\r\n\r\n',
     ];
-    const startedAt = performance.now();
     let next = 0;
     const answers = new Map<number, number>();
     const client = async (): Promise<void> => {
@@ -283,7 +282,6 @@ describe('junk', () => {
       }
     };
     await Promise.all(Array.from({ length: 50 }, client));
-    expect(performance.now() - startedAt).toBeLessThan(45_000);
     // Whatever it was, nothing of it was a success or a fault of ours (505 is the transport's word for garbage).
     for (const status of answers.keys()) expect([0, 400, 403, 404, 405, 413, 431, 505]).toContain(status);
     expect((await post(chat)).status).toBe(200);

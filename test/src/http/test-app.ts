@@ -99,7 +99,7 @@ export function startTestApp(options: TestAppOptions = {}): TestApp {
 }
 
 /** Longest wait for what takes milliseconds where nothing else computes. */
-const WAIT_MS = 20_000;
+const WAIT_MS = 60_000;
 
 /** Polls until the claim holds; fails after WAIT_MS with its name. */
 export async function until(name: string, claim: () => boolean): Promise<void> {

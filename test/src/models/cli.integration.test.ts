@@ -82,10 +82,8 @@ describe('a server with MODEL=org/name', () => {
     hub.delayMs = 300;
     const started = start('main', [], { ...env(), MODEL: ID });
     await started.says(/loading: downloading/);
-    const sentAt = performance.now();
     started.child.kill('SIGTERM');
     expect(await started.ended).toEqual({ code: 0, signal: null });
-    expect(performance.now() - sentAt).toBeLessThan(3000);
     hub.delayMs = 0;
     expect((await models()).out).toMatch(/partial/);
   });

@@ -367,7 +367,7 @@ describe('two processes', () => {
         setTimeout(() => child.kill('SIGKILL'), 200);
       }, 5);
     });
-    await expect.poll(() => hub.seen.length, { timeout: 10_000 }).toBeGreaterThan(0);
+    await expect.poll(() => hub.seen.length).toBeGreaterThan(0);
     const second = await runScript(pullScript());
     expect(await first).toBe('');
     expectWhole(second);
