@@ -1,6 +1,6 @@
 // Bench `chunks`: what a chunk of a prompt costs by the tokens before it, with float32 and with 8-bit KV memory, by the
 // prefill graph and by the decode graph in its place. All of them take turns in every round; the best round counts.
-import { kvTypes } from '../workers/messages.ts';
+import { kvTypes } from '../workers/messages/models.ts';
 import { BareChunk } from './bare/bare-chunk.ts';
 import type { Bench } from './bench.ts';
 import { UsageError } from './flags.ts';

@@ -1,6 +1,6 @@
 // Bench `decode`: milliseconds per step and tokens per second of the bare loop, by layout, batch size and context.
 // Configurations take turns in every round, so that a busy machine treats them alike; the median round counts.
-import { kvTypes, type KvType } from '../workers/messages.ts';
+import { kvTypes, type KvType } from '../workers/messages/models.ts';
 import { compileModel } from '../workers/model/compile.ts';
 import { BareLoop } from './bare/bare-loop.ts';
 import type { Bench } from './bench.ts';

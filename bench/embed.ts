@@ -6,7 +6,7 @@ import { basename, dirname, join, sep } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { embed, tokenize } from '../workers/embedding-tasks.ts';
 import { compileEncoder } from '../workers/model/compile-encoder.ts';
-import type { CompiledEncoder } from '../workers/messages.ts';
+import type { CompiledEncoder } from '../workers/messages/cpu-tasks.ts';
 import type { Bench } from './bench.ts';
 import { exportEncoder } from './peers/encoder-export.ts';
 import { defaultCacheDir } from './server-process.ts';

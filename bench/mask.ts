@@ -7,7 +7,7 @@ import { defaultSampling } from '../protocol/sampling.ts';
 import { compileSpec } from '../workers/grammar/grammar-source.ts';
 import { Grammars } from '../workers/grammar/grammars.ts';
 import { GrammarInstance } from '../workers/grammar/instance.ts';
-import { ImageSpace, type GrammarSpec } from '../workers/messages.ts';
+import { ImageSpace, type GrammarSpec } from '../workers/messages/grammar.ts';
 import { Sampler } from '../workers/sampling/sampler.ts';
 import { TextModel } from '../workers/text/text-model.ts';
 import type { Bench } from './bench.ts';

@@ -4,7 +4,7 @@
 import { defaultSampling, type SamplingParams } from '../protocol/sampling.ts';
 import { startEngines, type EngineSet } from '../src/engine/models.ts';
 import type { Engine, EngineSink } from '../src/engine/types.ts';
-import type { StepStats } from '../workers/messages.ts';
+import type { StepStats } from '../workers/messages/events.ts';
 import type { Bench } from './bench.ts';
 import { Prompts } from './prompts.ts';
 import { chatQuestions, copyEdits } from './repetitive-prompts.ts';

@@ -3,7 +3,7 @@
 // (vLLM) with our prefix, so that known dashboards need only a rename.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { FinishReason, LatencyClass } from '../protocol/messages.ts';
-import type { StepStats } from '../workers/messages.ts';
+import type { StepStats } from '../workers/messages/events.ts';
 import type { BatchStats } from './engine/embedder.ts';
 import type { Engine } from './engine/types.ts';
 import type { Response } from './responses/response.ts';

@@ -1,5 +1,5 @@
 // Tells the person at the terminal how far the models are: a bar that redraws itself, or in a log one line per phase.
-import type { CompileProgress } from '../workers/messages.ts';
+import type { CompileProgress } from '../workers/messages/models.ts';
 import type { EngineSet } from './engine/models.ts';
 import type { Log } from './log.ts';
 

@@ -3,7 +3,8 @@
 import type { MessagePort } from 'node:worker_threads';
 import { ServiceError } from '../protocol/errors.ts';
 import { embed, tokenize } from './embedding-tasks.ts';
-import type { CompileProgress, CpuResult, CpuTask, EncodeResult, ModelsReport } from './messages.ts';
+import type { CpuResult, CpuTask, EncodeResult } from './messages/cpu-tasks.ts';
+import type { CompileProgress, ModelsReport } from './messages/models.ts';
 import { compileEncoder, describeEncoder } from './model/compile-encoder.ts';
 import { checkConfig, compileModel } from './model/compile.ts';
 import { parseHubName } from './model/hub/hub-id.ts';

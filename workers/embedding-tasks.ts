@@ -1,6 +1,12 @@
 // The embedding tasks of the CPU pool: text to ids, ids to vectors, vectors to JSON. One tokenizer and one open model
 // per thread and encoder; the weights are mapped, so that all threads share them.
-import type { CompiledEncoder, EmbeddingInput, EmbeddingTokens, EmbeddingVectors, VectorForm } from './messages.ts';
+import type {
+  CompiledEncoder,
+  EmbeddingInput,
+  EmbeddingTokens,
+  EmbeddingVectors,
+  VectorForm,
+} from './messages/cpu-tasks.ts';
 import { EncoderModel, normalized } from './model/encoder-model.ts';
 import { EmbeddingText } from './text/embedding-text.ts';
 

@@ -2,7 +2,7 @@
 // away while much is to be prefilled, so that prefill never stalls decoding, and half of the difference is recalled
 // when nothing is. Used by the scheduler, which knows homes; here are ids and counts only.
 import type { DecodeRange, LeaveKind } from './decode-range.ts';
-import { SOLO_WORKER } from './messages.ts';
+import { SOLO_WORKER } from './messages/shared.ts';
 import type { DecodeMessage, LeadMessage, Link } from './link.ts';
 import type { Sequence, SequenceState } from './sequence.ts';
 import type { Claim } from './shares.ts';

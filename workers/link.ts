@@ -2,7 +2,7 @@
 // after it, so a worker that sees the counter move always finds the message.
 import { receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
-import { Ctl } from './messages.ts';
+import { Ctl } from './messages/shared.ts';
 import type { LeaveKind } from './decode-range.ts';
 import type { SequenceState } from './sequence.ts';
 import type { Claim } from './shares.ts';

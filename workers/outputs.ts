@@ -1,7 +1,7 @@
 // Collects the events of one step, and how soon they have to leave; the worker posts them. Also the AnswerSink through which a
 // sequence's text pipeline speaks: `for(id)` aims it at a sequence.
-import { Ev, Haste, endReasons } from './messages.ts';
-import type { EndReason, Step, StepStats } from './messages.ts';
+import { Ev, Haste, endReasons } from './messages/events.ts';
+import type { EndReason, Step, StepStats } from './messages/events.ts';
 import type { ErrorCode } from '../protocol/errors.ts';
 import type { TokenLogprob } from '../protocol/messages.ts';
 import type { StopCause } from './sequence.ts';

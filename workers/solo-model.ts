@@ -1,7 +1,7 @@
 // A model whose decode steps may take all cores: in the one worker that few streams are left to, while no other worker
 // of this model computes. Chooses per run and tells the lead, through shared memory, how many streams that worker should
 // be left. The results are the same either way.
-import type { EngineShared } from './messages.ts';
+import type { EngineShared } from './messages/shared.ts';
 import type { Model } from './model/model.ts';
 import type { TopRows } from './sampling/top-rows.ts';
 import { MAX_SOLO_ROWS, SoloPolicy } from './solo-policy.ts';

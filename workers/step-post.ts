@@ -3,8 +3,10 @@
 // milliseconds, and a step with text for voice or ide is handed over, its worker waiting until it was delivered.
 // The engine is the only caller; nothing may come between taking a number and posting.
 import type { MessagePort } from 'node:worker_threads';
-import { Haste, Order } from './messages.ts';
-import type { EngineShared, FromWorker, Step } from './messages.ts';
+import { Haste } from './messages/events.ts';
+import { Order } from './messages/shared.ts';
+import type { FromWorker, Step } from './messages/events.ts';
+import type { EngineShared } from './messages/shared.ts';
 
 /** Longest wait for one step to be delivered; a main thread that is busier than that must not stop the engine. */
 const HANDOVER_MS = 1;

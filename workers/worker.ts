@@ -2,8 +2,9 @@
 // a run would abort the process; an exception here means "worker lost" to the main thread.
 import { Engine } from './engine.ts';
 import { Grammars } from './grammar/grammars.ts';
-import { Ctl, SOLO_WORKER } from './messages.ts';
-import type { FromWorker, WorkerInit } from './messages.ts';
+import { Ctl, SOLO_WORKER } from './messages/shared.ts';
+import type { FromWorker } from './messages/events.ts';
+import type { WorkerInit } from './messages/requests.ts';
 import { openModel } from './model/open-model.ts';
 import { TextModel } from './text/text-model.ts';
 

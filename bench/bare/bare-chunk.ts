@@ -1,7 +1,8 @@
 // Times the product's own prefill of some tokens behind a past, in this thread and without any server: what a chunk
 // costs, whoever computes it. Called by the benches `chunks` and, while its server is idle, `turns`.
 import { allocateShared } from '../../src/engine/memory.ts';
-import type { KvType, SlotLayout } from '../../workers/messages.ts';
+import type { KvType } from '../../workers/messages/models.ts';
+import type { SlotLayout } from '../../workers/messages/shared.ts';
 import { compileModel } from '../../workers/model/compile.ts';
 import type { Model } from '../../workers/model/model.ts';
 import { openModel } from '../../workers/model/open-model.ts';

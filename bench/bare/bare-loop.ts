@@ -3,7 +3,8 @@
 import { availableParallelism } from 'node:os';
 import { SHARE_ENV, Worker } from 'node:worker_threads';
 import { allocateShared } from '../../src/engine/memory.ts';
-import type { CompiledModel, SlotLayout } from '../../workers/messages.ts';
+import type { CompiledModel } from '../../workers/messages/models.ts';
+import type { SlotLayout } from '../../workers/messages/shared.ts';
 import { largest, median } from '../statistics.ts';
 import type { BareFill, BareInit, BareJob, BareResult } from './bare-worker.ts';
 

@@ -3,7 +3,8 @@
 import { getPriority, setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { KvMemory } from '../../workers/kv/kv-memory.ts';
-import type { CompiledModel, EngineShared, SlotLayout } from '../../workers/messages.ts';
+import type { CompiledModel } from '../../workers/messages/models.ts';
+import type { EngineShared, SlotLayout } from '../../workers/messages/shared.ts';
 import { openModel } from '../../workers/model/open-model.ts';
 import { argmax } from '../../workers/sampling/draw.ts';
 

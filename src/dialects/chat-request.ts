@@ -6,7 +6,7 @@ import { boolean, integer, list, map, matching, oneOf, refuse, string, type Chec
 import type { ChatMessage, ToolCall, ToolDefinition } from '../../protocol/messages.ts';
 import { TOOL_NAME } from '../../protocol/form.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
-import type { GrammarSpec } from '../../workers/messages.ts';
+import type { GrammarSpec } from '../../workers/messages/grammar.ts';
 import { commonSampling, onlyFields, onlyValues, parseSampling, parseStrictTools, unsupported } from './fields.ts';
 import { anyText, autoChoice, grammarOf, parseTextFormat, parseToolChoice } from './structure.ts';
 

@@ -3,7 +3,7 @@
 import { ServiceError } from '../../protocol/errors.ts';
 import { integer, list, oneOf, refuse, string } from '../../protocol/fields.ts';
 import type { EmbeddingSource } from '../engine/embedder.ts';
-import type { EmbeddingModelInfo, VectorForm } from '../../workers/messages.ts';
+import type { EmbeddingModelInfo, VectorForm } from '../../workers/messages/cpu-tasks.ts';
 import { unsupported } from './fields.ts';
 
 export interface EmbeddingBody {

@@ -12,7 +12,7 @@ import { observeWrite } from '../metrics.ts';
 import type { Response } from '../responses/response.ts';
 import { shuttingDown, type Services } from '../services.ts';
 import { cutText } from '../sessions/turn.ts';
-import type { PromptInput } from '../../workers/messages.ts';
+import type { PromptInput } from '../../workers/messages/requests.ts';
 import { ResponseEventRenderer } from './response-events.ts';
 import { itemBytes, joinItems, outputText, toMessages, type Item } from './response-items.ts';
 import { outputItems, responseObject } from './response-object.ts';

@@ -6,7 +6,7 @@ import { ServiceError } from '../../protocol/errors.ts';
 import { FORM_CHARS, TOOL_NAME } from '../../protocol/form.ts';
 import { boolean, join, list, map, matching, oneOf, refuse, string } from '../../protocol/fields.ts';
 import type { CreateOptions, ToolDefinition } from '../../protocol/messages.ts';
-import type { CallForm, GrammarSpec, TextForm } from '../../workers/messages.ts';
+import type { CallForm, GrammarSpec, TextForm } from '../../workers/messages/grammar.ts';
 import { onlyFields, unsupported } from './fields.ts';
 
 /** `chat`: functions and schemas stand in a map of their own; `responses`: flat. */

@@ -1,16 +1,15 @@
 // One model's engine as the main thread sees it: submit, cancel, and the only loop over step outputs. Requests are
 // known here by id; a worker's events for an id that has ended are ignored, so late and repeated ends do no harm.
 import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
-import { Ev, Flag, endReasons } from '../../workers/messages.ts';
-import type {
-  CompiledModel,
-  EncodeResult,
-  EngineRequest,
-  FromWorker,
-  GrammarSpec,
-  PromptInput,
-} from '../../workers/messages.ts';
-import type { OtherChoice, Step, StepOutput, StepStats } from '../../workers/messages.ts';
+import { Ev, endReasons } from '../../workers/messages/events.ts';
+import { Flag } from '../../workers/messages/requests.ts';
+import type { EncodeResult } from '../../workers/messages/cpu-tasks.ts';
+import type { FromWorker } from '../../workers/messages/events.ts';
+import type { GrammarSpec } from '../../workers/messages/grammar.ts';
+import type { CompiledModel } from '../../workers/messages/models.ts';
+import type { EngineRequest, PromptInput } from '../../workers/messages/requests.ts';
+import type { Step, StepOutput, StepStats } from '../../workers/messages/events.ts';
+import type { OtherChoice } from '../../workers/messages/requests.ts';
 import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
 import { defaultQueue, WaitingRoom, type QueueOptions } from './waiting-room.ts';
 

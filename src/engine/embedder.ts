@@ -11,9 +11,9 @@ import type {
   EmbeddingModelInfo,
   EmbeddingTokens,
   EmbeddingVectors,
-  HubAccess,
   VectorForm,
-} from '../../workers/messages.ts';
+} from '../../workers/messages/cpu-tasks.ts';
+import type { HubAccess } from '../../workers/messages/models.ts';
 import { EmbeddingQueue, type BatchEntry, type BatchLimits, type WaitingJob } from './embedding-queue.ts';
 import { WaitingRoom, type QueueOptions } from './waiting-room.ts';
 

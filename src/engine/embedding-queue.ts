@@ -1,7 +1,7 @@
 // The inputs of embedding requests that wait to be computed, and which of them make the next batch: tenants take turns,
 // the requests of one tenant take turns, so that one request of two thousand inputs holds up nobody. Used by
 // embedder.ts.
-import type { EmbeddingInput } from '../../workers/messages.ts';
+import type { EmbeddingInput } from '../../workers/messages/cpu-tasks.ts';
 
 /** Inputs of one request that are not computed yet. */
 export interface WaitingJob {

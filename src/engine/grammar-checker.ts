@@ -2,15 +2,15 @@
 // explodes while it is compiled costs that thread and nothing else. One per model, its thread started with the first
 // grammar. Used by client.ts through model-engine.ts.
 import { ServiceError } from '../../protocol/errors.ts';
-import { ImageSpace } from '../../workers/messages.ts';
+import { ImageSpace } from '../../workers/messages/grammar.ts';
 import type {
-  CompiledModel,
   GrammarBase,
   GrammarCheckData,
   GrammarImage,
   GrammarSpec,
   GrammarVerdict,
-} from '../../workers/messages.ts';
+} from '../../workers/messages/grammar.ts';
+import type { CompiledModel } from '../../workers/messages/models.ts';
 import { CheckQueue } from './check-queue.ts';
 import { GrammarThread, type GrammarThreadEvents } from './grammar-thread.ts';
 

@@ -8,7 +8,7 @@ import type {
   GrammarCheckAnswer,
   GrammarCheckData,
   GrammarVerdict,
-} from '../../workers/messages.ts';
+} from '../../workers/messages/grammar.ts';
 
 const HEAP_MB = 512;
 

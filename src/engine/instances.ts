@@ -2,7 +2,8 @@
 // memory of the machine. Used by models.ts and idle.ts, which decide when.
 // What must stay true: the part of KV_MEMORY that threads hold is free again when, and only when, they have ended.
 import { ServiceError } from '../../protocol/errors.ts';
-import type { CompiledModel, CompileProgress, StepStats } from '../../workers/messages.ts';
+import type { StepStats } from '../../workers/messages/events.ts';
+import type { CompiledModel, CompileProgress } from '../../workers/messages/models.ts';
 import { KvPot } from './kv-pot.ts';
 import { formatBytes } from './memory.ts';
 import type { ModelSource } from './model-admin.ts';

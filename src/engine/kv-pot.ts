@@ -3,8 +3,8 @@
 // ending, with the memory itself. Used by served-model.ts and models.ts.
 // What must stay true: leases and what is free add up to KV_MEMORY.
 import { ServiceError } from '../../protocol/errors.ts';
-import { Lease, Pot } from '../../workers/messages.ts';
-import type { KvLeaseShared } from '../../workers/messages.ts';
+import { Lease, Pot } from '../../workers/messages/shared.ts';
+import type { KvLeaseShared } from '../../workers/messages/shared.ts';
 import { formatBytes } from './memory.ts';
 
 /** Of an equal part, what others cannot take from a model that has not needed it so far. */

@@ -1,8 +1,10 @@
 // How a model's KV memory is laid out: decided here, once, before its workers start. What it may take of the budget of all
 // models is kv-pot.ts's business.
 import { ServiceError } from '../../protocol/errors.ts';
-import { kvBytesPerToken, Order } from '../../workers/messages.ts';
-import type { EngineShared, KvLeaseShared, ModelShape, SlotLayout } from '../../workers/messages.ts';
+import { kvBytesPerToken } from '../../workers/messages/models.ts';
+import { Order } from '../../workers/messages/shared.ts';
+import type { ModelShape } from '../../workers/messages/models.ts';
+import type { EngineShared, KvLeaseShared, SlotLayout } from '../../workers/messages/shared.ts';
 
 export interface MemoryOptions {
   workers: number;

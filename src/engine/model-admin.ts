@@ -1,5 +1,5 @@
 // What operators may see and do of models: implemented by models.ts, used by the admin API and on signals.
-import type { CompileProgress } from '../../workers/messages.ts';
+import type { CompileProgress } from '../../workers/messages/models.ts';
 
 /** Where a model comes from and what it is called. */
 export interface ModelSource {

@@ -7,17 +7,15 @@ import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import type { Piscina } from 'piscina';
 import { ServiceError } from '../../protocol/errors.ts';
-import { Ctl, Order } from '../../workers/messages.ts';
-import type { CompiledModel, EncodeResult, EngineShared, FromWorker } from '../../workers/messages.ts';
-import type {
-  GrammarSpec,
-  PromptInput,
-  SlotLayout,
-  StepOutput,
-  StepStats,
-  ToWorker,
-  WorkerInit,
-} from '../../workers/messages.ts';
+import { Ctl, Order } from '../../workers/messages/shared.ts';
+import type { EncodeResult } from '../../workers/messages/cpu-tasks.ts';
+import type { FromWorker } from '../../workers/messages/events.ts';
+import type { CompiledModel } from '../../workers/messages/models.ts';
+import type { EngineShared } from '../../workers/messages/shared.ts';
+import type { StepOutput, StepStats } from '../../workers/messages/events.ts';
+import type { GrammarSpec } from '../../workers/messages/grammar.ts';
+import type { PromptInput, ToWorker, WorkerInit } from '../../workers/messages/requests.ts';
+import type { SlotLayout } from '../../workers/messages/shared.ts';
 import { EngineClient, numFlags } from './client.ts';
 import { GrammarChecker } from './grammar-checker.ts';
 import { allocateShared, formatBytes, planLayout } from './memory.ts';
@@ -26,7 +24,7 @@ import type { EngineOptions } from './options.ts';
 import { StepOrder } from './step-order.ts';
 import { defaultQueue } from './waiting-room.ts';
 import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
-import { kvBytesPerToken } from '../../workers/messages.ts';
+import { kvBytesPerToken } from '../../workers/messages/models.ts';
 
 interface Worker {
   index: number;

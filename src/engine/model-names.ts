@@ -2,7 +2,7 @@
 // what happens to the models is models.ts's business.
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ModelInfo } from '../../protocol/messages.ts';
-import type { CompiledModel } from '../../workers/messages.ts';
+import type { CompiledModel } from '../../workers/messages/models.ts';
 import type { ModelSource } from './model-admin.ts';
 import type { ServedModel } from './served-model.ts';
 

@@ -3,7 +3,8 @@
 // What must stay true: a failed load or swap leaves everything else as it was, and no running request is dropped unless
 // somebody asks for that.
 import { ServiceError } from '../../protocol/errors.ts';
-import type { CompiledModel, CompileProgress, StepStats } from '../../workers/messages.ts';
+import type { StepStats } from '../../workers/messages/events.ts';
+import type { CompiledModel, CompileProgress } from '../../workers/messages/models.ts';
 import { Embedder, type Embeddings } from './embedder.ts';
 import { IdleModels } from './idle.ts';
 import { Instances } from './instances.ts';

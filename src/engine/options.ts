@@ -1,5 +1,5 @@
 // What an EngineSet is started with. main.ts makes it of the settings; tests and benches make their own.
-import type { HubAccess, KvChoice } from '../../workers/messages.ts';
+import type { HubAccess, KvChoice } from '../../workers/messages/models.ts';
 import type { ModelSource } from './model-admin.ts';
 import type { QueueOptions } from './waiting-room.ts';
 

@@ -5,17 +5,15 @@
 import { availableParallelism } from 'node:os';
 import { MessageChannel, SHARE_ENV, type MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
+import type { CpuResult, CpuTask, EncodeResult } from '../../workers/messages/cpu-tasks.ts';
 import type {
   CompiledModel,
   CompileProgress,
-  CpuResult,
-  CpuTask,
-  EncodeResult,
   HubAccess,
   KvChoice,
   ModelsAction,
   ModelsReport,
-} from '../../workers/messages.ts';
+} from '../../workers/messages/models.ts';
 
 /** nice value of engine threads, so that the main thread gets a core soon after a step's message (README, Why). */
 const NICE = 10;

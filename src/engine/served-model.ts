@@ -3,7 +3,8 @@
 // began on; new ones go to the newest. models.ts decides what happens when; here is what each change means.
 import { errorFromCode, ServiceError } from '../../protocol/errors.ts';
 import type { ModelInfo } from '../../protocol/messages.ts';
-import type { CompiledModel, CompileProgress, PromptInput } from '../../workers/messages.ts';
+import type { CompiledModel, CompileProgress } from '../../workers/messages/models.ts';
+import type { PromptInput } from '../../workers/messages/requests.ts';
 import type { KvShare } from './kv-pot.ts';
 import { Lobby } from './lobby.ts';
 import type { Encode, ModelEngine } from './model-engine.ts';

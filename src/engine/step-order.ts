@@ -1,7 +1,7 @@
 // Step messages of all workers in the order they were posted in. Each worker has a port of its own and ports are not
 // ordered among each other, but a sequence moves between workers: its second token must not overtake the first.
 // ModelEngine feeds it; the numbers come from one counter in shared memory (StepOutput.order).
-import type { StepOutput } from '../../workers/messages.ts';
+import type { StepOutput } from '../../workers/messages/events.ts';
 
 export class StepOrder {
   readonly #deliver: (message: StepOutput) => void;

@@ -2,7 +2,9 @@
 import type { LatencyClass, ModelInfo, TokenLogprob } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import type { ServiceError } from '../../protocol/errors.ts';
-import type { EndReason, GrammarSpec, PromptInput } from '../../workers/messages.ts';
+import type { EndReason } from '../../workers/messages/events.ts';
+import type { GrammarSpec } from '../../workers/messages/grammar.ts';
+import type { PromptInput } from '../../workers/messages/requests.ts';
 
 /** Receives the events of one request, in order, on the main thread. `onEnd` is called exactly once, last. */
 export interface EngineSink {

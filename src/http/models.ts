@@ -1,7 +1,7 @@
 // GET /v1/models and GET /v1/models/{id}, in OpenAI's form with a few fields of ours.
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ModelInfo } from '../../protocol/messages.ts';
-import type { EmbeddingModelInfo } from '../../workers/messages.ts';
+import type { EmbeddingModelInfo } from '../../workers/messages/cpu-tasks.ts';
 import type { Services } from '../services.ts';
 import type { Exchange } from './exchange.ts';
 

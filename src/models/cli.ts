@@ -3,7 +3,7 @@
 import { ConfigError } from '../config.ts';
 import { runModelsAction } from '../engine/pool.ts';
 import { drawBar } from '../progress.ts';
-import type { CompileProgress } from '../../workers/messages.ts';
+import type { CompileProgress } from '../../workers/messages/models.ts';
 import { help, readCommand, type Command } from './command.ts';
 import { isSuccess, reportLines } from './report.ts';
 

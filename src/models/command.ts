@@ -1,6 +1,6 @@
 // Command line of `npm run models` → what to do, or one clear line about what is wrong.
 import { ConfigError, flagOf, readSettings, settings, type Config } from '../config.ts';
-import type { ModelsAction } from '../../workers/messages.ts';
+import type { ModelsAction } from '../../workers/messages/models.ts';
 
 export interface Command {
   action: ModelsAction;

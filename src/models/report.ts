@@ -1,5 +1,5 @@
 // What `npm run models` prints about a result.
-import type { LocalModel, ModelsReport } from '../../workers/messages.ts';
+import type { LocalModel, ModelsReport } from '../../workers/messages/models.ts';
 import { formatSize } from '../progress.ts';
 
 /** False when verify found a wrong file. */

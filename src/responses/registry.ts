@@ -5,7 +5,7 @@ import { ServiceError } from '../../protocol/errors.ts';
 import type { ErrorCode } from '../../protocol/errors.ts';
 import { Limits } from '../../protocol/constants.ts';
 import type { ToolDefinition } from '../../protocol/messages.ts';
-import type { PromptInput } from '../../workers/messages.ts';
+import type { PromptInput } from '../../workers/messages/requests.ts';
 import type { Caller } from '../auth/caller.ts';
 import type { Engine } from '../engine/types.ts';
 import { Response } from './response.ts';

@@ -5,7 +5,7 @@ import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ChatMessage, CreateOptions, LatencyClass, SessionInfo, SessionOptions } from '../../protocol/messages.ts';
 import { resolveSampling } from '../../protocol/sampling.ts';
-import type { PromptInput } from '../../workers/messages.ts';
+import type { PromptInput } from '../../workers/messages/requests.ts';
 import type { Caller } from '../auth/caller.ts';
 import { nativeForm } from '../dialects/structure.ts';
 import type { Engine } from '../engine/types.ts';

@@ -6,7 +6,7 @@ import { Limits } from '../../protocol/constants.ts';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ChatMessage, SessionInfo, ToolDefinition } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
-import type { PromptInput } from '../../workers/messages.ts';
+import type { PromptInput } from '../../workers/messages/requests.ts';
 import type { Engine } from '../engine/types.ts';
 import type { EndEvent } from '../responses/response-log.ts';
 import type { Response } from '../responses/response.ts';

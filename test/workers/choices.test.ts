@@ -1,6 +1,6 @@
 // Several answers to one prompt in the engine: what they share, and that they share nothing else.
 import { describe, expect, it } from 'vitest';
-import { Flag } from '../../workers/messages.ts';
+import { Flag } from '../../workers/messages/requests.ts';
 import { random } from '../support/random.ts';
 import { EngineKit } from './support/engine-kit.ts';
 

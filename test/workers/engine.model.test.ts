@@ -2,7 +2,7 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { startEngines } from '../../src/engine/models.ts';
 import type { EngineSet } from '../../src/engine/models.ts';
-import { kvTypes, type KvType } from '../../workers/messages.ts';
+import { kvTypes, type KvType } from '../../workers/messages/models.ts';
 import { generate } from '../src/support/collect.ts';
 import { testCache } from '../support/test-cache.ts';
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { Ctl, Flag } from '../../workers/messages.ts';
+import { Flag } from '../../workers/messages/requests.ts';
+import { Ctl } from '../../workers/messages/shared.ts';
 import { EngineKit } from './support/engine-kit.ts';
 import { random } from '../support/random.ts';
 

@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { defaultSampling } from '../../protocol/sampling.ts';
-import type { CompiledModel } from '../../workers/messages.ts';
+import type { CompiledModel } from '../../workers/messages/models.ts';
 import { compileModel } from '../../workers/model/compile.ts';
 import { Outputs } from '../../workers/outputs.ts';
 import { Sequence } from '../../workers/sequence.ts';

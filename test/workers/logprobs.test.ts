@@ -1,6 +1,6 @@
 // Log-probabilities through the engine over the fake model.
 import { describe, expect, it } from 'vitest';
-import { Flag } from '../../workers/messages.ts';
+import { Flag } from '../../workers/messages/requests.ts';
 import { EngineKit, type Outcome } from './support/engine-kit.ts';
 
 const options = { temperature: 1, seed: 3, maxTokens: 80, ignoreEos: true } as const;

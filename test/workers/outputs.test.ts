@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Ev, Haste } from '../../workers/messages.ts';
+import { Ev, Haste } from '../../workers/messages/events.ts';
 import { Outputs } from '../../workers/outputs.ts';
 
 describe('Outputs', () => {

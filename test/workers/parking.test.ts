@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { LatencyClass } from '../../protocol/messages.ts';
-import { Flag } from '../../workers/messages.ts';
+import { Flag } from '../../workers/messages/requests.ts';
 import { EngineKit } from './support/engine-kit.ts';
 
 const CLASSES: readonly LatencyClass[] = ['voice', 'ide', 'chat', 'batch'];

@@ -2,7 +2,7 @@
 // had said or promised may be lost, told twice or told otherwise.
 import { describe, expect, it } from 'vitest';
 import { Grammars } from '../../workers/grammar/grammars.ts';
-import type { GrammarSpec } from '../../workers/messages.ts';
+import type { GrammarSpec } from '../../workers/messages/grammar.ts';
 import { FAKE_SHAPE } from '../../workers/model/fake.ts';
 import { TextModel } from '../../workers/text/text-model.ts';
 import { EngineKit, type Outcome } from './support/engine-kit.ts';

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { defaultSampling, type SamplingParams } from '../../protocol/sampling.ts';
-import type { CompiledModel, KvArray } from '../../workers/messages.ts';
+import type { CompiledModel, KvArray } from '../../workers/messages/models.ts';
 import { compileModel } from '../../workers/model/compile.ts';
 import { Outputs } from '../../workers/outputs.ts';
 import { Sequence } from '../../workers/sequence.ts';

@@ -1,6 +1,6 @@
 // Speculation in the engine over the fake model: whatever is guessed, answers, ends and KV memory are those of single steps.
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { Flag } from '../../workers/messages.ts';
+import { Flag } from '../../workers/messages/requests.ts';
 import { seededRandom } from './model/checkpoint.ts';
 import { EngineKit } from './support/engine-kit.ts';
 

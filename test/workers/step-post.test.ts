@@ -1,8 +1,10 @@
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { Haste, Order } from '../../workers/messages.ts';
-import type { EngineShared, Step, StepOutput } from '../../workers/messages.ts';
+import { Haste } from '../../workers/messages/events.ts';
+import { Order } from '../../workers/messages/shared.ts';
+import type { Step, StepOutput } from '../../workers/messages/events.ts';
+import type { EngineShared } from '../../workers/messages/shared.ts';
 import { noStats } from '../../workers/outputs.ts';
 import { COLLECT_MS, StepPost } from '../../workers/step-post.ts';
 

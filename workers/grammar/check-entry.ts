@@ -2,7 +2,7 @@
 // takes longer than most checks, and running streams should not feel that either.
 import { setPriority } from 'node:os';
 import { workerData } from 'node:worker_threads';
-import type { GrammarCheckData } from '../messages.ts';
+import type { GrammarCheckData } from '../messages/grammar.ts';
 
 // On Linux the priority is the thread's own; elsewhere it would be the process's.
 if (process.platform === 'linux') setPriority((workerData as GrammarCheckData).niceness);

@@ -4,7 +4,7 @@ import { existsSync, readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
 import { parentPort, workerData } from 'node:worker_threads';
 import { ServiceError } from '../../protocol/errors.ts';
-import { ImageSpace } from '../messages.ts';
+import { ImageSpace } from '../messages/grammar.ts';
 import type {
   GrammarBase,
   GrammarCheck,
@@ -12,7 +12,7 @@ import type {
   GrammarCheckData,
   GrammarSpec,
   GrammarVerdict,
-} from '../messages.ts';
+} from '../messages/grammar.ts';
 import { checkGrammar, InstanceLost, type Checker } from './check.ts';
 import { GrammarInstance, type Vocabulary } from './instance.ts';
 

@@ -2,7 +2,7 @@
 // finds what explodes only while it is followed. Runs in a thread of its own (check-thread.ts) that is ended when it takes
 // too long. What passes goes to the engine workers as it was compiled here.
 import { ServiceError } from '../../protocol/errors.ts';
-import type { CallForm, GrammarCheck, GrammarSpec, TextForm } from '../messages.ts';
+import type { CallForm, GrammarCheck, GrammarSpec, TextForm } from '../messages/grammar.ts';
 import { uniform } from '../sampling/rng.ts';
 import { compileSpec, regexRules, schemaRules } from './grammar-source.ts';
 import type { GrammarInstance } from './instance.ts';

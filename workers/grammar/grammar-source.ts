@@ -3,7 +3,7 @@
 // reads it; JSON is written in one line, with one space after commas and colons, as models were trained to write it.
 import { forLibrary, withShortNumbers } from './library-schema.ts';
 import { withinJson } from './string-classes.ts';
-import type { CallForm, GrammarSpec } from '../messages.ts';
+import type { CallForm, GrammarSpec } from '../messages/grammar.ts';
 import type { Compiler, Grammar, Handle, Xgrammar } from './xgrammar.ts';
 
 export const CALL_OPEN = '<tool_call>';

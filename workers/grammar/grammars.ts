@@ -2,7 +2,7 @@
 // for a mask before each draw. What must stay true: a sequence's state is a function of its ids alone, so that any
 // state may be dropped at any time, and a sequence that moves between workers takes nothing along.
 import { ServiceError } from '../../protocol/errors.ts';
-import type { GrammarSpec } from '../messages.ts';
+import type { GrammarSpec } from '../messages/grammar.ts';
 import { compileSpec } from './grammar-source.ts';
 import { GrammarInstance, type Vocabulary } from './instance.ts';
 import type { Handle, Matcher } from './xgrammar.ts';

@@ -4,7 +4,7 @@
 // stay true: two instances of one vocabulary have the same bytes up to `#top` (both did the same), whatever is compiled
 // at an address lies there as a whole, and nothing else of the instance that receives it ever does.
 import { hash, randomUUID } from 'node:crypto';
-import { ImageSpace, type GrammarBase, type GrammarImage } from '../messages.ts';
+import { ImageSpace, type GrammarBase, type GrammarImage } from '../messages/grammar.ts';
 import type { TextModel } from '../text/text-model.ts';
 import { loadXgrammar, type Compiler, type Handle, type Xgrammar } from './xgrammar.ts';
 

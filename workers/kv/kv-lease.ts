@@ -1,8 +1,8 @@
 // What one model may take of the KV memory that all models share. Its workers take more from the common pot as slots fill,
 // by atomics and without asking anybody; the main thread (src/engine/kv-pot.ts) opens and closes leases and sets their
 // caps. What must stay true: the leases of all models and what is left in the pot add up to KV_MEMORY, always.
-import { Lease, Pot } from '../messages.ts';
-import type { KvLeaseShared } from '../messages.ts';
+import { Lease, Pot } from '../messages/shared.ts';
+import type { KvLeaseShared } from '../messages/shared.ts';
 
 export class KvLease {
   readonly #lease: Int32Array;

@@ -2,8 +2,9 @@
 // float32 or int8, seen by all workers of a model. Pages are touched on first write and never given back, so each slot has a
 // high-water mark, and the sum of the marks stays below what the model may take (kv-lease.ts). A slot has exactly one writer at a time;
 // ownership passes by message, and is asserted here when `debugOwners` is on.
-import { kvArray, kvBytesPerToken } from '../messages.ts';
-import type { EngineShared, KvArray, ModelShape, SlotLayout } from '../messages.ts';
+import { kvArray, kvBytesPerToken } from '../messages/models.ts';
+import type { KvArray, ModelShape } from '../messages/models.ts';
+import type { EngineShared, SlotLayout } from '../messages/shared.ts';
 import { KvLease } from './kv-lease.ts';
 
 /** Marks grow by this many tokens at once, so that the shared counter is touched rarely. */

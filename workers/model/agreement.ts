@@ -1,7 +1,7 @@
 // How far one graph's next-token distributions are from another's, on text the model writes itself. Called by
 // build-entry: a prefill graph is kept only where this stays small, and the cost of 8-bit KV memory is written down.
 import { logNormaliser, openRows, withSession, writeTexts } from './self-text.ts';
-import type { ModelShape } from '../messages.ts';
+import type { ModelShape } from '../messages/models.ts';
 
 const ROWS = 4;
 const MAX_LENGTH = 48;

@@ -3,7 +3,7 @@
 // What must stay true: nothing appears under the entry's name before all of it is there and was compared.
 import fs from 'node:fs';
 import path from 'node:path';
-import type { CompiledModel, ModelShape } from '../messages.ts';
+import type { CompiledModel, ModelShape } from '../messages/models.ts';
 import { divergence, type Graph } from './agreement.ts';
 import { checkDiskSpace, commitEntry, createTemporary, hashFiles, type CacheMeta, type Entry } from './cache.ts';
 import { floatAttention } from './float-attention.ts';

@@ -2,7 +2,8 @@
 // on the CPU pool: the description at start, the rest at the first request for embeddings. As in compile.ts, errors are plain Errors that name the file and the field.
 import fs from 'node:fs';
 import path from 'node:path';
-import type { CompiledEncoder, EmbeddingModelInfo, HubAccess } from '../messages.ts';
+import type { CompiledEncoder, EmbeddingModelInfo } from '../messages/cpu-tasks.ts';
+import type { HubAccess } from '../messages/models.ts';
 import { alignModel } from './align.ts';
 import { checkDiskSpace, commitEntry, createTemporary, fingerprintFiles, hashFiles } from './cache.ts';
 import { findOrBuildEntry, machineParts, type Entry, type EntryMeta } from './cache.ts';

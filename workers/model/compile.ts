@@ -4,8 +4,8 @@
 import os from 'node:os';
 import path from 'node:path';
 import type { ModelInfo } from '../../protocol/messages.ts';
-import { kvBytesPerToken } from '../messages.ts';
-import type { CompiledModel, CompileProgress, HubAccess, KvChoice, KvType, ModelShape } from '../messages.ts';
+import { kvBytesPerToken } from '../messages/models.ts';
+import type { CompiledModel, CompileProgress, HubAccess, KvChoice, KvType, ModelShape } from '../messages/models.ts';
 import { buildEntry, entryFiles, type Job } from './build-entry.ts';
 import { findOrBuildEntry, fingerprintFiles, machineParts, type CacheMeta } from './cache.ts';
 import { allowedContext } from './allowed-context.ts';

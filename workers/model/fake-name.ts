@@ -1,6 +1,6 @@
 // Reads names of the fake model: `fake:` or `fake:stepMs=2,prefillUs=5,faults=1` (in MODEL, where a comma separates
 // models, with semicolons). Called by compile.
-import type { CompiledModel } from '../messages.ts';
+import type { CompiledModel } from '../messages/models.ts';
 import { allowedContext } from './allowed-context.ts';
 import { FAKE_EOS, FAKE_SHAPE } from './fake.ts';
 

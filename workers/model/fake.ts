@@ -4,7 +4,8 @@
 //   !!say TEXT !!    answers TEXT         !!throw !!  the next step throws      !!abort !!  the process aborts
 //   !!hang !!        the next step never returns       !!oom !!    the heap fills up
 // Commands act in the first decode step; `!!prefill-throw !!` and `!!prefill-hang !!` act while prefilling.
-import type { CompiledModel, EngineShared, FakeOptions, SlotLayout } from '../messages.ts';
+import type { CompiledModel, FakeOptions } from '../messages/models.ts';
+import type { EngineShared, SlotLayout } from '../messages/shared.ts';
 import type { Model } from './model.ts';
 
 export const FAKE_SHAPE = {

@@ -1,7 +1,7 @@
 // Rewrites a graph with 8-bit KV memory so that it prefills at the speed of float32: each attention node becomes nodes that
 // store the new keys and values as 8 bits and attend over all of them as floats. Called by build-entry.
 // What must stay true: new tokens are seen as KV memory holds them, not as they were, so that chunks of a prompt agree.
-import type { ModelShape } from '../messages.ts';
+import type { ModelShape } from '../messages/models.ts';
 import { readAttention, type Attention } from './attention-node.ts';
 import { GraphNames } from './graph-builder.ts';
 import { DataType, OnnxWriter, type Attribute } from './onnx-writer.ts';

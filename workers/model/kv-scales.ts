@@ -1,6 +1,6 @@
 // Scales of 8-bit KV memory: one per layer, head and channel, fixed when the model is compiled, from the keys and values
 // of texts that the model writes itself. Called by build-entry with the float form of the graph that will have them.
-import type { ModelShape } from '../messages.ts';
+import type { ModelShape } from '../messages/models.ts';
 import type { LayerKvScales } from './graph-builder.ts';
 import { openRows, withSession, writeTexts } from './self-text.ts';
 

@@ -1,8 +1,8 @@
 // A compiled model opened in one thread: decode steps and prefill chunks over KV memory shared with other threads.
 // Implements the seam of model.ts for the engine. Knows tensors and graph names; knows nothing of sequences.
 // A slot must have one writer at a time: the engine's rule, nothing here can check it.
-import { kvArray } from '../messages.ts';
-import type { CompiledModel, KvArray, ModelShape } from '../messages.ts';
+import { kvArray } from '../messages/models.ts';
+import type { CompiledModel, KvArray, ModelShape } from '../messages/models.ts';
 import { GraphNames } from './graph-builder.ts';
 import type { TopRows } from '../sampling/top-rows.ts';
 import type { Model } from './model.ts';

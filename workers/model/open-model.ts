@@ -1,5 +1,6 @@
 // Opens a compiled model in this thread, whatever kind it is. Called once by each engine worker.
-import type { CompiledModel, EngineShared, SlotLayout } from '../messages.ts';
+import type { CompiledModel } from '../messages/models.ts';
+import type { EngineShared, SlotLayout } from '../messages/shared.ts';
 import { openFakeModel } from './fake.ts';
 import type { Model } from './model.ts';
 import type { OpenOptions } from './onnx-model.ts';

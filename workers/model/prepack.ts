@@ -3,8 +3,8 @@
 // Called by compile.
 import fs from 'node:fs';
 import path from 'node:path';
-import { kvArray } from '../messages.ts';
-import type { CompiledModel, KvArray, ModelShape } from '../messages.ts';
+import { kvArray } from '../messages/models.ts';
+import type { CompiledModel, KvArray, ModelShape } from '../messages/models.ts';
 import { alignModel } from './align.ts';
 import { OnnxModel } from './onnx-model.ts';
 import { OrtSession } from './ort-binding.ts';

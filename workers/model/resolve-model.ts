@@ -1,6 +1,6 @@
 // From what MODEL names to a directory on this disk: a path, an installed npm package, or a model of the hub, in this
 // order, GGUF files among the first two; `hub:` in front asks for the hub. Called by compile; says what was taken, since one name may mean several.
-import type { CompileProgress, HubAccess } from '../messages.ts';
+import type { CompileProgress, HubAccess } from '../messages/models.ts';
 import { formatHubName, parseHubName } from './hub/hub-id.ts';
 import { pullModel } from './hub/pull.ts';
 import { findGguf } from './gguf/files.ts';

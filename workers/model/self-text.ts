@@ -2,7 +2,7 @@
 // every run. Called by agreement (how far apart are two graphs?) and kv-scales (how large do keys and values get?).
 import { GraphNames } from './graph-builder.ts';
 import { OrtSession, tensor, type Tensors } from './ort-binding.ts';
-import { kvArray, type ModelShape } from '../messages.ts';
+import { kvArray, type ModelShape } from '../messages/models.ts';
 
 /** Runs `rows` sequences of equal length on; returns the logits of the flat positions [positions, vocab]. */
 export interface Rows {

@@ -1,6 +1,6 @@
 // The sessions that compute several tokens of one row in one run, bit for bit as single decode steps would. Owned by
 // an OnnxModel that decodes; verify-graph.ts made the graphs and says why they agree.
-import type { CompiledModel, ModelShape } from '../messages.ts';
+import type { CompiledModel, ModelShape } from '../messages/models.ts';
 import { GraphNames } from './graph-builder.ts';
 import { OrtSession, tensor, type SessionOptions, type Tensor, type Tensors } from './ort-binding.ts';
 import { verifiedName } from './verify-graph.ts';

@@ -1,6 +1,6 @@
 // Tries verifying graphs against single steps of the decode graph, on this machine: guessed tokens may never change an
 // answer, so nothing less than the same bits will do. Called by build-entry, which drops the graphs that differ.
-import { kvArray, type CompiledModel, type KvArray, type ModelShape } from '../messages.ts';
+import { kvArray, type CompiledModel, type KvArray, type ModelShape } from '../messages/models.ts';
 import { OnnxModel } from './onnx-model.ts';
 
 /** Tokens over which verifying graphs are compared: a multiple of all their sizes. */

@@ -3,7 +3,7 @@
 // prompt begins with exactly those ids, so that their KV can be used again.
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ChatMessage, ToolDefinition } from '../../protocol/messages.ts';
-import type { PromptInput } from '../messages.ts';
+import type { PromptInput } from '../messages/requests.ts';
 import type { ChatTemplate } from './chat-template.ts';
 import type { Place, PlainEncoder } from './plain-tokenizer.ts';
 import type { Mark, MarkedText, SpecialTokens } from './special-tokens.ts';

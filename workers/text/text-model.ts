@@ -4,7 +4,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ServiceError } from '../../protocol/errors.ts';
-import type { PromptInput } from '../messages.ts';
+import type { PromptInput } from '../messages/requests.ts';
 import { byteEncoder, byteEosId, byteSpecials, byteTemplate, byteTokenBytes } from './byte-text.ts';
 import { ChatTemplate, type TemplateSources } from './chat-template.ts';
 import { tokenLabel } from './logprob-stream.ts';

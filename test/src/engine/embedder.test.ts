@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ServiceError } from '../../../protocol/errors.ts';
 import { Embedder, EmbeddingCancelled, type EmbeddingRequest } from '../../../src/engine/embedder.ts';
 import { defaultQueue } from '../../../src/engine/waiting-room.ts';
-import type { CpuResult, CpuTask, EmbeddingModelInfo } from '../../../workers/messages.ts';
+import type { CpuResult, CpuTask, EmbeddingModelInfo } from '../../../workers/messages/cpu-tasks.ts';
 
 const info: EmbeddingModelInfo = {
   id: 'small',

@@ -1,7 +1,7 @@
 // The check of grammars in its own thread: what is refused, in which words, and that hostile ones cost nobody else.
 import { afterEach, describe, expect, it } from 'vitest';
 import { GrammarChecker } from '../../../src/engine/grammar-checker.ts';
-import type { GrammarSpec } from '../../../workers/messages.ts';
+import type { GrammarSpec } from '../../../workers/messages/grammar.ts';
 import { parseFakeModel } from '../../../workers/model/fake-name.ts';
 
 const model = parseFakeModel('fake:', null)!;

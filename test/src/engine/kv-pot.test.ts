@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { KvPot } from '../../../src/engine/kv-pot.ts';
 import { allocateShared } from '../../../src/engine/memory.ts';
 import { KvMemory } from '../../../workers/kv/kv-memory.ts';
-import { kvBytesPerToken } from '../../../workers/messages.ts';
+import { kvBytesPerToken } from '../../../workers/messages/models.ts';
 
 const MIB = 1 << 20;
 const demand = (floorMib: number, bytesPerToken = 1024) => ({

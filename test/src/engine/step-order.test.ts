@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { StepOrder } from '../../../src/engine/step-order.ts';
-import type { StepOutput } from '../../../workers/messages.ts';
+import type { StepOutput } from '../../../workers/messages/events.ts';
 import { noStats } from '../../../workers/outputs.ts';
 import { random } from '../../support/random.ts';
 

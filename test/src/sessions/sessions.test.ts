@@ -6,7 +6,7 @@ import type { ChatMessage, CreateOptions, SessionOptions } from '../../../protoc
 import { localCaller } from '../../../src/auth/caller.ts';
 import type { Caller } from '../../../src/auth/caller.ts';
 import type { Response } from '../../../src/responses/response.ts';
-import type { PromptInput } from '../../../workers/messages.ts';
+import type { PromptInput } from '../../../workers/messages/requests.ts';
 import { House, settle } from '../support/house.ts';
 import type { HouseOptions } from '../support/house.ts';
 

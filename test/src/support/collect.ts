@@ -2,7 +2,7 @@
 import { defaultSampling } from '../../../protocol/sampling.ts';
 import type { SamplingParams } from '../../../protocol/sampling.ts';
 import type { ServiceError } from '../../../protocol/errors.ts';
-import type { PromptInput } from '../../../workers/messages.ts';
+import type { PromptInput } from '../../../workers/messages/requests.ts';
 import type { Engine, EngineSink, SubmitOptions } from '../../../src/engine/types.ts';
 
 export interface Collected {

@@ -4,7 +4,8 @@
 import type { ServiceError } from '../../../protocol/errors.ts';
 import type { ModelInfo, TokenLogprob } from '../../../protocol/messages.ts';
 import type { Engine, EngineGaugesView, EngineSink, SubmitOptions } from '../../../src/engine/types.ts';
-import type { EndReason, PromptInput } from '../../../workers/messages.ts';
+import type { EndReason } from '../../../workers/messages/events.ts';
+import type { PromptInput } from '../../../workers/messages/requests.ts';
 
 /** A string is one token with that text; the rest are the other sink calls. */
 export type ScriptEvent =

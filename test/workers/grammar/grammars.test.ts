@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { Grammars } from '../../../workers/grammar/grammars.ts';
-import type { GrammarSpec } from '../../../workers/messages.ts';
+import type { GrammarSpec } from '../../../workers/messages/grammar.ts';
 import { FAKE_EOS, FAKE_SHAPE } from '../../../workers/model/fake.ts';
 import { isAllowed } from '../../../workers/sampling/token-mask.ts';
 import { TextModel } from '../../../workers/text/text-model.ts';

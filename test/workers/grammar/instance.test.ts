@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { compileSpec } from '../../../workers/grammar/grammar-source.ts';
 import { Grammars } from '../../../workers/grammar/grammars.ts';
 import { GrammarInstance } from '../../../workers/grammar/instance.ts';
-import { ImageSpace, type GrammarSpec } from '../../../workers/messages.ts';
+import { ImageSpace, type GrammarSpec } from '../../../workers/messages/grammar.ts';
 import { FAKE_SHAPE } from '../../../workers/model/fake.ts';
 import { isAllowed } from '../../../workers/sampling/token-mask.ts';
 import { TextModel } from '../../../workers/text/text-model.ts';

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { allocateShared, formatBytes, planLayout } from '../../../src/engine/memory.ts';
 import { KvMemory } from '../../../workers/kv/kv-memory.ts';
-import { kvArray, kvBytesPerToken, kvTypes } from '../../../workers/messages.ts';
+import { kvArray, kvBytesPerToken, kvTypes } from '../../../workers/messages/models.ts';
 
 const shape = {
   numLayers: 2,

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { kvBytesPerToken, type CompiledModel } from '../../../workers/messages.ts';
+import { kvBytesPerToken, type CompiledModel } from '../../../workers/messages/models.ts';
 import { compileModel, type CompileOptions } from '../../../workers/model/compile.ts';
 import {
   tinyTensors,

@@ -1,7 +1,8 @@
 // A worker thread of minimind.model.test.ts: opens the model over the shared KV memory, prefills its slot and
 // decodes greedily, then posts what it found.
 import { parentPort, workerData } from 'node:worker_threads';
-import type { CompiledModel, EngineShared, SlotLayout } from '../../../workers/messages.ts';
+import type { CompiledModel } from '../../../workers/messages/models.ts';
+import type { EngineShared, SlotLayout } from '../../../workers/messages/shared.ts';
 import { openModel } from '../../../workers/model/open-model.ts';
 import { greedy } from './kit.ts';
 

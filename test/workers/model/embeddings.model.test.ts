@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { embed, tokenize } from '../../../workers/embedding-tasks.ts';
-import type { CompiledEncoder } from '../../../workers/messages.ts';
+import type { CompiledEncoder } from '../../../workers/messages/cpu-tasks.ts';
 import { compileEncoder } from '../../../workers/model/compile-encoder.ts';
 import { EncoderModel } from '../../../workers/model/encoder-model.ts';
 import { findModelDirectory, readJson } from '../../../workers/model/model-directory.ts';

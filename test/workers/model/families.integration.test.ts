@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import type { CompiledModel } from '../../../workers/messages.ts';
+import type { CompiledModel } from '../../../workers/messages/models.ts';
 import { compileModel, type CompileOptions } from '../../../workers/model/compile.ts';
 import { seededRandom, tinyTensors, writeOnnxDirectory, writeSafetensors, type OnnxKind } from './checkpoint.ts';
 import { families, tinyConfig } from './families.ts';

@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import type { CompiledModel } from '../../../workers/messages.ts';
+import type { CompiledModel } from '../../../workers/messages/models.ts';
 import { readAttention } from '../../../workers/model/attention-node.ts';
 import { compileModel } from '../../../workers/model/compile.ts';
 import { floatAttention } from '../../../workers/model/float-attention.ts';

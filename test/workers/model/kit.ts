@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { Template } from '@huggingface/jinja';
 import { Tokenizer } from '@huggingface/tokenizers';
-import { kvArray, kvBytesPerToken, type CompiledModel, type KvArray } from '../../../workers/messages.ts';
+import { kvArray, kvBytesPerToken, type CompiledModel, type KvArray } from '../../../workers/messages/models.ts';
 import type { Model } from '../../../workers/model/model.ts';
 import { OnnxModel, type KvLayout, type OpenOptions } from '../../../workers/model/onnx-model.ts';
 import { readSpec } from '../../../workers/model/specs/families.ts';

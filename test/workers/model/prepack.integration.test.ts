@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import { afterAll, describe, expect, it, vi } from 'vitest';
-import type { CompiledModel } from '../../../workers/messages.ts';
+import type { CompiledModel } from '../../../workers/messages/models.ts';
 import { compileModel } from '../../../workers/model/compile.ts';
 import { readOnnx } from '../../../workers/model/onnx-reader.ts';
 import { PAGE } from '../../../workers/model/onnx-writer.ts';

@@ -8,15 +8,17 @@ import type { SamplingParams } from '../../../protocol/sampling.ts';
 import { allocateShared } from '../../../src/engine/memory.ts';
 import { Engine } from '../../../workers/engine.ts';
 import type { Grammars } from '../../../workers/grammar/grammars.ts';
-import { Ctl, Ev, Flag, endReasons } from '../../../workers/messages.ts';
-import type {
-  CompiledModel,
-  EngineRequest,
-  EngineShared,
-  EngineGauges,
-  GrammarSpec,
-} from '../../../workers/messages.ts';
-import type { FromWorker, SlotLayout, Step, ToWorker } from '../../../workers/messages.ts';
+import { Ev, endReasons } from '../../../workers/messages/events.ts';
+import { Flag } from '../../../workers/messages/requests.ts';
+import { Ctl } from '../../../workers/messages/shared.ts';
+import type { EngineGauges } from '../../../workers/messages/events.ts';
+import type { GrammarSpec } from '../../../workers/messages/grammar.ts';
+import type { CompiledModel } from '../../../workers/messages/models.ts';
+import type { EngineRequest } from '../../../workers/messages/requests.ts';
+import type { EngineShared } from '../../../workers/messages/shared.ts';
+import type { FromWorker, Step } from '../../../workers/messages/events.ts';
+import type { ToWorker } from '../../../workers/messages/requests.ts';
+import type { SlotLayout } from '../../../workers/messages/shared.ts';
 import { FAKE_EOS, FAKE_SHAPE, openFakeModel } from '../../../workers/model/fake.ts';
 import type { Model } from '../../../workers/model/model.ts';
 import { TextModel } from '../../../workers/text/text-model.ts';

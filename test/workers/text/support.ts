@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { ChatMessage, ToolDefinition } from '../../../protocol/messages.ts';
-import type { PromptInput } from '../../../workers/messages.ts';
+import type { PromptInput } from '../../../workers/messages/requests.ts';
 import { uniform } from '../../../workers/sampling/rng.ts';
 import { TextModel } from '../../../workers/text/text-model.ts';
 

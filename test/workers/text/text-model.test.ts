@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { ChatMessage } from '../../../protocol/messages.ts';
-import type { PromptInput } from '../../../workers/messages.ts';
+import type { PromptInput } from '../../../workers/messages/requests.ts';
 import { TextModel } from '../../../workers/text/text-model.ts';
 import { chat, defaultTextDir, loadFiles, seeded, sentencepieceFiles } from './support.ts';
 import { cpuMs } from '../../support/cpu-time.ts';

@@ -2,7 +2,7 @@
 // in pull.ts. Removing takes the compiled entries of the cache along, which are of no use without their weights.
 import fs from 'node:fs';
 import path from 'node:path';
-import type { CompileProgress, HubAccess, LocalModel, VerifiedFile } from '../../messages.ts';
+import type { CompileProgress, HubAccess, LocalModel, VerifiedFile } from '../../messages/models.ts';
 import { entriesMadeFrom } from '../cache.ts';
 import { withLock } from '../lock.ts';
 import { matches } from './checksum.ts';

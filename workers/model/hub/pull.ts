@@ -3,7 +3,7 @@
 // one downloads, the others wait and find it done.
 import fs from 'node:fs';
 import path from 'node:path';
-import type { CompileProgress, HubAccess } from '../../messages.ts';
+import type { CompileProgress, HubAccess } from '../../messages/models.ts';
 import { withLock } from '../lock.ts';
 import { adoptFile, bytesHere, downloadFile } from './download.ts';
 import { HubClient } from './hub-client.ts';

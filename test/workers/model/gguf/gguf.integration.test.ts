@@ -5,7 +5,7 @@ import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { changes, scaled, writeTokenizer } from '../../../../bench/families.ts';
 import { exportGguf } from '../../../../bench/peers/gguf-export.ts';
-import type { CompiledModel } from '../../../../workers/messages.ts';
+import type { CompiledModel } from '../../../../workers/messages/models.ts';
 import { compileModel, type CompileOptions } from '../../../../workers/model/compile.ts';
 import { TextModel } from '../../../../workers/text/text-model.ts';
 import { chat } from '../../text/support.ts';

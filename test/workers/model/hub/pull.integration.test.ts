@@ -9,7 +9,7 @@ import { findSnapshot } from '../../../../workers/model/hub/store.ts';
 import { describeEncoder } from '../../../../workers/model/compile-encoder.ts';
 import { listLocal, removeLocal, verifyLocal } from '../../../../workers/model/hub/manage.ts';
 import { resolveModel } from '../../../../workers/model/resolve-model.ts';
-import type { CompileProgress } from '../../../../workers/messages.ts';
+import type { CompileProgress } from '../../../../workers/messages/models.ts';
 import { TINY_CONFIG, tinyTensors, writeSafetensors } from '../checkpoint.ts';
 import { FakeHub, refuse, sha1, type FakeModel } from './fake-hub.ts';
 
