@@ -1,7 +1,7 @@
 // Matrix products with block-quantised or float weights: the form every graph may use. Called by graph-builder; the
 // chunks' own form is in row-int8.ts. What must stay true: a row's result does not depend on the rows beside it.
 import { DataType, type OnnxWriter } from './onnx-writer.ts';
-import { createPacked, packRows, type BlockFormat } from './quantize.ts';
+import { createPacked, factorOfRow, packRows, type BlockFormat } from './quantize.ts';
 import type { MatrixPart } from './row-int8.ts';
 import { toFloats, type WeightSource } from './weights/source.ts';
 
@@ -39,8 +39,9 @@ export class BlockProducts {
     for (const part of parts) {
       const values = toFloats(this.#source.read(part.name, [part.rows, cols]));
       for (let row = 0; row < part.rows; row++) {
+        const factor = factorOfRow(part.factor ?? 1, row);
         for (let col = 0; col < cols; col++) {
-          matrix[col * rows + first + row] = values[row * cols + col]! * (part.factor ?? 1);
+          matrix[col * rows + first + row] = values[row * cols + col]! * factor;
         }
       }
       first += part.rows;

@@ -118,8 +118,8 @@ function writeLayer(
   masks: Set<number | null>,
 ): void {
   const { qkv, output, attributes } = node;
-  const [cos = '', sin = '', , , , kScale = '', vScale = ''] = node.rest;
-  if (kScale === '' || vScale === '') throw new Error('attention without scales: its KV memory is not of 8 bits');
+  const [cos = '', sin = ''] = node.rest;
+  if (attributes['k_quant_type'] !== 'PER_TENSOR') throw new Error('attention over KV memory that is not of 8 bits');
   const numHeads = attributes['num_heads'] as number;
   const kvWidth = numKvHeads * headDim;
   const width = numHeads * headDim;
@@ -128,9 +128,6 @@ function writeLayer(
 
   integers(w, 'widths', [width, kvWidth, kvWidth]);
   integers(w, 'by_head', [0, 0, numKvHeads, headDim]);
-  integers(w, 'kv_width', [kvWidth]);
-  integers(w, 'group', [1, numKvHeads, group, headDim]);
-  integers(w, 'width', [width]);
   w.node('Split', [qkv, at('widths')], [name('q'), name('k'), name('v')], { axis: 2 });
   const rotated = (which: 'q' | 'k', heads: number): string => {
     if (cos === '') return name(which);
@@ -139,24 +136,19 @@ function writeLayer(
     return w.node('RotaryEmbedding', [name(which), at('positions'), cos, sin], name(`${which}_rotated`), rotation, MS);
   };
   const stored = [
-    { kind: 'k', values: rotated('k', numKvHeads), scale: kScale },
-    { kind: 'v', values: name('v'), scale: vScale },
+    { kind: 'k', values: rotated('k', numKvHeads) },
+    { kind: 'v', values: name('v') },
   ];
-  for (const [i, { kind, values, scale }] of stored.entries()) {
+  for (const [i, { kind, values }] of stored.entries()) {
     const of = (what: string): string => name(`${kind}_${what}`);
-    // Scales of keys go into the queries and those of values into the result, so that one number serves here.
-    w.node('Reciprocal', [scale], of('per_scale_by_head'));
-    w.node('Reshape', [of('per_scale_by_head'), at('kv_width')], of('per_scale'));
-    w.node('Mul', [values, of('per_scale')], of('levels'));
-    w.node('QuantizeLinear', [of('levels'), at('unit'), at('no_offset')], of('int8'));
+    // Keys and values come in units of their scales already (kv-levels.ts).
+    w.node('QuantizeLinear', [values, at('unit'), at('no_offset')], of('int8'));
     w.node('Reshape', [of('int8'), at('by_head')], of('int8_by_token'));
     w.node('Transpose', [of('int8_by_token')], of('int8_by_head'), { perm: [0, 2, 1, 3] });
     const present = node.presents[i]!;
     w.node('TensorScatter', [node.pasts[i]!, of('int8_by_head'), at('past')], present, { axis: -2 });
     w.node('Slice', [present, at('begin'), at('end'), at('token_axis')], of('used'));
     w.node('DequantizeLinear', [of('used'), at('unit')], of('floats'));
-    w.node('Expand', [scale, at('group')], of('scale_by_group'));
-    w.node('Reshape', [of('scale_by_group'), at('width')], of('scale_of_heads'));
   }
 
   // ONNX Runtime writes -1 where there is none.
@@ -170,8 +162,7 @@ function writeLayer(
     w.node('Concat', [integers(w, 'groups', [0, 0, group, -1]), numKeys], at(`by_group${suffix}`), { axis: 0 });
     w.node('Concat', [integers(w, 'stacked', [0, 0, -1]), numKeys], at(`stacks${suffix}`), { axis: 0 });
   }
-  w.node('Mul', [rotated('q', numHeads), name('k_scale_of_heads')], name('q_scaled'));
-  w.node('Reshape', [name('q_scaled'), integers(w, 'q_by_head', [0, 0, numHeads, headDim])], name('q_by_token'));
+  w.node('Reshape', [rotated('q', numHeads), integers(w, 'q_by_head', [0, 0, numHeads, headDim])], name('q_by_token'));
   w.node('Transpose', [name('q_by_token')], name('q_by_head'), { perm: [0, 2, 1, 3] });
   w.node('Reshape', [name('q_by_head'), integers(w, 'q_stacks', [0, numKvHeads, -1, headDim])], name('q_stacked'));
   const product = { transB: 1, alpha: attributes['scale']! };
@@ -184,8 +175,7 @@ function writeLayer(
   w.node('MatMul', [name('shares'), name('v_floats')], name('sums'));
   w.node('Reshape', [name('sums'), integers(w, 'all_heads', [0, numHeads, -1, headDim])], name('sums_by_head'));
   w.node('Transpose', [name('sums_by_head')], name('sums_by_token'), { perm: [0, 2, 1, 3] });
-  w.node('Reshape', [name('sums_by_token'), integers(w, 'packed', [0, 0, width])], name('sums_packed'));
-  w.node('Mul', [name('sums_packed'), name('v_scale_of_heads')], output);
+  w.node('Reshape', [name('sums_by_token'), integers(w, 'packed', [0, 0, width])], output);
 }
 
 /** cap · tanh(scores / cap); the scores themselves where there is no cap. */

@@ -5,7 +5,8 @@ import { BlockProducts } from './block-products.ts';
 import { chunkMlp } from './chunk-mlp.ts';
 import { float32ToFloat16 } from './floats.ts';
 import { DataType, OnnxWriter, type Attribute } from './onnx-writer.ts';
-import type { BlockFormat, QuantizationPlan } from './quantize.ts';
+import { kvLevels, type KvLevels } from './kv-levels.ts';
+import { factorOfRow, type BlockFormat, type QuantizationPlan, type RowFactor } from './quantize.ts';
 import { RowInt8, type MatrixPart } from './row-int8.ts';
 import { rotaryTables } from './rotary.ts';
 import { EMBEDDING, FINAL_NORM, HEAD, layerBias, layerTensor, mlpNorm } from './specs/spec.ts';
@@ -34,7 +35,10 @@ export const GraphNames = {
   present: (kind: 'k' | 'v', layer: number) => `present_${kind}.${layer}`,
 };
 
-/** What an int8 of one layer's KV memory stands for: [kvHeads · headDim] each, one scale per channel. */
+/**
+ * What an int8 of one layer's KV memory stands for: [kvHeads · headDim] each, one scale per channel. Two channels of K that
+ * positions rotate together have the same.
+ */
 export interface LayerKvScales {
   k: Float32Array;
   v: Float32Array;
@@ -157,25 +161,31 @@ class GraphBuilder {
 
   #attention(l: number): void {
     const { numHeads, numKvHeads, headDim, hiddenSize, queryScale, qkNorm, qkvBias, outputBias } = this.#spec;
-    const part = (matrix: LayerMatrix, rows: number, factor = 1): MatrixPart => {
+    const scales = this.#kvScales?.[l];
+    const levels = scales === undefined ? null : kvLevels(this.#spec, scales);
+    const part = (matrix: LayerMatrix, rows: number, factor: RowFactor = 1): MatrixPart => {
       const bias = qkvBias ? { bias: layerBias(l, matrix) } : {};
       return { name: layerTensor(l, matrix), rows, factor, ...bias };
     };
     const kvRows = numKvHeads * headDim;
     const parts = [
       // scale 1 in the attention and the queries scaled here: the attention's fast path exists for scale 1 only. A norm
-      // would undo it, so that normed queries are scaled by the norm's weight.
-      part('self_attn.q_proj', numHeads * headDim, qkNorm ? 1 : queryScale),
-      part('self_attn.k_proj', kvRows),
-      part('self_attn.v_proj', kvRows),
+      // would undo it, so that normed queries and keys are scaled by the norm's weight.
+      part('self_attn.q_proj', numHeads * headDim, qkNorm ? 1 : (levels?.q ?? queryScale)),
+      part('self_attn.k_proj', kvRows, qkNorm ? 1 : (levels?.k ?? 1)),
+      part('self_attn.v_proj', kvRows, levels?.v ?? 1),
     ];
     // In blocks in both forms: what is lost in K and V stays in KV memory for every later token.
     const format = this.#rows === null ? this.#plan.matrices : this.#plan.chunkQkv;
     let qkv = this.#matmul(this.#x, `l${l}_qkv`, parts, hiddenSize, format);
     if (this.#rows !== null) qkv = this.#perSequence(qkv, numHeads * headDim + 2 * kvRows);
-    if (qkNorm) qkv = this.#normHeads(l, qkv);
-    let attention = this.#attend(l, qkv);
+    if (qkNorm) qkv = this.#normHeads(l, qkv, levels);
+    let attention = this.#attend(l, qkv, levels !== null);
     if (this.#rows !== null) attention = this.#flatAttention(attention);
+    if (levels !== null) {
+      const scale = this.#w.tensor(`l${l}_v_scale`, DataType.float32, [numHeads * headDim], levels.result);
+      attention = this.#w.node('Mul', [attention, scale], `l${l}_attention_scaled`);
+    }
     const bias = outputBias ? { bias: layerBias(l, 'self_attn.o_proj') } : {};
     const output = { name: layerTensor(l, 'self_attn.o_proj'), rows: hiddenSize, ...bias };
     let out = this.#project(attention, `l${l}_o`, [output], numHeads * headDim);
@@ -184,13 +194,13 @@ class GraphBuilder {
   }
 
   /** Attention of packed q, k and v [B, S, heads and kv heads] over KV memory: [B, S, heads · headDim]. */
-  #attend(l: number, qkv: string): string {
+  #attend(l: number, qkv: string, isInt8: boolean): string {
     const w = this.#w;
     const { numHeads, numKvHeads, headDim, scoreCap } = this.#spec;
     const { rope, window } = this.#spec.layers[l]!;
     const inputs = [qkv, '', ''];
     const outputs = [`l${l}_attention`];
-    const kvType = this.#kvScales === null ? DataType.float32 : DataType.int8;
+    const kvType = isInt8 ? DataType.int8 : DataType.float32;
     for (const kind of ['k', 'v'] as const) {
       const dims = ['B', numKvHeads, 'M', headDim];
       inputs.push(w.input(GraphNames.past(kind, l), kvType, dims));
@@ -207,21 +217,18 @@ class GraphBuilder {
     if (rope !== null) inputs.push(...this.#rotaryTables(rope));
     if (scoreCap !== null) attributes['softcap'] = { float: scoreCap };
     if (window !== null && window < this.#maxPositions) attributes['local_window_size'] = window;
-    const scales = this.#kvScales?.[l];
-    if (scales !== undefined) {
+    if (isInt8) {
       // Tables where there are none, positions, attention bias and head sink are absent.
       while (inputs.length < ATTENTION_K_SCALE) inputs.push('');
-      for (const kind of ['k', 'v'] as const) {
-        const dims = [1, numKvHeads, 1, headDim];
-        inputs.push(w.tensor(`l${l}_${kind}_scale`, DataType.float32, dims, scales[kind]));
-      }
-      Object.assign(attributes, { k_quant_type: 'PER_CHANNEL', v_quant_type: 'PER_CHANNEL', kv_cache_bit_width: 8 });
+      const unit = w.tensor('kv_unit', DataType.float32, [1], Float32Array.of(1));
+      inputs.push(unit, unit);
+      Object.assign(attributes, { k_quant_type: 'PER_TENSOR', v_quant_type: 'PER_TENSOR', kv_cache_bit_width: 8 });
     }
     return w.node('GroupQueryAttention', inputs, outputs, attributes, MS);
   }
 
-  /** Norms every head of q and k in packed q, k and v [B, S, width], and scales the queries. */
-  #normHeads(l: number, qkv: string): string {
+  /** Norms every head of q and k in packed q, k and v [B, S, width], and scales them. */
+  #normHeads(l: number, qkv: string, levels: KvLevels | null): string {
     const w = this.#w;
     const { numHeads, numKvHeads, headDim, queryScale } = this.#spec;
     const numAll = numHeads + 2 * numKvHeads;
@@ -232,8 +239,8 @@ class GraphBuilder {
     w.node('Reshape', [qkv, 'heads_shape'], at);
     w.node('Split', [at, 'head_counts'], [`${at}_q`, `${at}_k`, `${at}_v`], { axis: 2 });
     const [query, key] = [layerTensor(l, 'self_attn.q_norm'), layerTensor(l, 'self_attn.k_norm')];
-    const q = this.#norm(`${at}_q`, `${at}_q_norm`, this.#normWeight(query, headDim, queryScale));
-    const k = this.#norm(`${at}_k`, `${at}_k_norm`, this.#normWeight(key, headDim));
+    const q = this.#norm(`${at}_q`, `${at}_q_norm`, this.#normWeight(query, headDim, levels?.q ?? queryScale));
+    const k = this.#norm(`${at}_k`, `${at}_k_norm`, this.#normWeight(key, headDim, levels?.k ?? 1));
     w.node('Concat', [q, k, `${at}_v`], `${at}_normed`, { axis: 2 });
     return w.node('Reshape', [`${at}_normed`, 'packed_shape'], `${at}_packed`);
   }
@@ -301,10 +308,10 @@ class GraphBuilder {
   }
 
   /** Weights of a norm as it multiplies by them, times `factor`. */
-  #normWeight(name: string, length = this.#spec.hiddenSize, factor = 1): string {
+  #normWeight(name: string, length = this.#spec.hiddenSize, factor: RowFactor = 1): string {
     const { normOffset } = this.#spec;
     const stored = toFloats(this.#source.read(name, [length]));
-    const weights = stored.map((value) => (value + normOffset) * factor);
+    const weights = stored.map((value, i) => (value + normOffset) * factorOfRow(factor, i));
     return this.#w.tensor(name, DataType.float32, [length], weights);
   }
 
@@ -329,7 +336,9 @@ class GraphBuilder {
 
   #addBias(product: string, name: string, parts: readonly MatrixPart[]): string {
     const biases = parts.flatMap(({ bias, rows, factor = 1 }) => {
-      return bias === undefined ? [] : Array.from(toFloats(this.#source.read(bias, [rows])), (value) => value * factor);
+      return bias === undefined
+        ? []
+        : Array.from(toFloats(this.#source.read(bias, [rows])), (value, i) => value * factorOfRow(factor, i));
     });
     if (biases.length === 0) return product;
     this.#w.tensor(`${name}_bias`, DataType.float32, [biases.length], Float32Array.from(biases));

@@ -83,15 +83,25 @@ export function createPacked(rows: number, cols: number, format: BlockFormat): P
   };
 }
 
-/** Stores `tensor · factor` as rows firstRow.. of `into`. */
-export function packRows(into: PackedMatrix, firstRow: number, tensor: WeightTensor, factor = 1): void {
-  if (tensor.kind === 'integer' && fits(tensor, into)) {
-    carryOver(into, firstRow, tensor, factor);
-    return;
+/** What the rows of a matrix are multiplied by: all by one number, or each by its own. */
+export type RowFactor = number | Float32Array;
+
+export function factorOfRow(factor: RowFactor, row: number): number {
+  return typeof factor === 'number' ? factor : factor[row]!;
+}
+
+/** Stores `tensor · factor` as rows firstRow.. of `into`. A factor changes scales only, so nothing is rounded for it. */
+export function packRows(into: PackedMatrix, firstRow: number, tensor: WeightTensor, factor: RowFactor = 1): void {
+  if (tensor.kind === 'integer' && fits(tensor, into)) carryOver(into, firstRow, tensor);
+  else {
+    const values = toFloats(tensor);
+    if (into.bits === 8) pack8(into, firstRow, values);
+    else pack4(into, firstRow, values, tensor.kind === 'integer' || tensor.isQuantized === true);
   }
-  const values = toFloats(tensor);
-  if (into.bits === 8) pack8(into, firstRow, values, factor);
-  else pack4(into, firstRow, values, factor, tensor.kind === 'integer' || tensor.isQuantized === true);
+  if (factor === 1) return;
+  const perRow = into.cols / into.blockSize;
+  const scales = into.scales.subarray(firstRow * perRow, firstRow * perRow + tensor.data.length / into.blockSize);
+  for (const [i, scale] of scales.entries()) scales[i] = scale * factorOfRow(factor, Math.floor(i / perRow));
 }
 
 /** True when every source block spans whole target blocks and all its integers are in range. */
@@ -102,7 +112,7 @@ function fits(tensor: IntegerTensor, into: PackedMatrix): boolean {
   return tensor.data.every((value) => value >= -high - 1 && value <= high);
 }
 
-function carryOver(into: PackedMatrix, firstRow: number, tensor: IntegerTensor, factor: number): void {
+function carryOver(into: PackedMatrix, firstRow: number, tensor: IntegerTensor): void {
   const { data, scales } = tensor;
   const start = firstRow * into.cols;
   const { packed } = into;
@@ -111,14 +121,14 @@ function carryOver(into: PackedMatrix, firstRow: number, tensor: IntegerTensor, 
   const repeat = tensor.blockSize / into.blockSize;
   const firstScale = start / into.blockSize;
   for (let i = 0; i < scales.length * repeat; i++) {
-    into.scales[firstScale + i] = scales[Math.floor(i / repeat)]! * factor;
+    into.scales[firstScale + i] = scales[Math.floor(i / repeat)]!;
   }
 }
 
 // Truncating `x + offset + 0.5` rounds, and is several times faster than Math.round over a billion weights.
 
 /** Symmetric around 128: the largest magnitude of a block becomes ±127. */
-function pack8(into: PackedMatrix, firstRow: number, values: Float32Array, factor: number): void {
+function pack8(into: PackedMatrix, firstRow: number, values: Float32Array): void {
   const { blockSize, packed, scales } = into;
   const start = firstRow * into.cols;
   for (let first = 0, block = start / blockSize; first < values.length; first += blockSize, block++) {
@@ -127,14 +137,14 @@ function pack8(into: PackedMatrix, firstRow: number, values: Float32Array, facto
       const magnitude = Math.abs(values[i]!);
       if (magnitude > largest) largest = magnitude;
     }
-    scales[block] = (largest / 127) * factor;
+    scales[block] = largest / 127;
     const inverse = largest === 0 ? 0 : 127 / largest;
     for (let i = first; i < first + blockSize; i++) packed[start + i] = (values[i]! * inverse + 128.5) | 0;
   }
 }
 
 /** The value of largest magnitude becomes -8, so the block uses its whole range; the scale carries the sign. */
-function pack4(into: PackedMatrix, firstRow: number, values: Float32Array, factor: number, isQuantized: boolean): void {
+function pack4(into: PackedMatrix, firstRow: number, values: Float32Array, isQuantized: boolean): void {
   const { blockSize, packed, scales } = into;
   const start = firstRow * into.cols;
   for (let first = 0, block = start / blockSize; first < values.length; first += blockSize, block++) {
@@ -150,7 +160,7 @@ function pack4(into: PackedMatrix, firstRow: number, values: Float32Array, facto
     const found = isQuantized ? fitStep(values, first, blockSize, extreme) : null;
     const scale = found?.scale ?? extreme / -8;
     const inverse = found?.inverse ?? (scale === 0 ? 0 : 1 / scale);
-    scales[block] = scale * factor;
+    scales[block] = scale;
     for (let i = first; i < first + blockSize; i += 2) {
       const low = Math.min(15, (values[i]! * inverse + 8.5) | 0);
       const high = Math.min(15, (values[i + 1]! * inverse + 8.5) | 0);

@@ -2,13 +2,14 @@
 // per output channel. Faster than MatMulNBits from a few rows on (README), slower for one; so only the prefill graph
 // has them. What must stay true: a row's result depends on that row alone, so that chunks of a prompt agree.
 import { DataType, type OnnxWriter } from './onnx-writer.ts';
+import { factorOfRow, type RowFactor } from './quantize.ts';
 import { toFloats, type WeightSource, type WeightTensor } from './weights/source.ts';
 
 /** Rows of a stored matrix, and of its bias [rows] where it has one, times `factor`. */
 export interface MatrixPart {
   name: string;
   rows: number;
-  factor?: number;
+  factor?: RowFactor;
   bias?: string;
 }
 
@@ -20,7 +21,7 @@ const MIN_SCALE = 1e-12;
 export interface Part {
   read(): WeightTensor;
   rows: number;
-  factor?: number | undefined;
+  factor?: RowFactor | undefined;
 }
 
 interface QuantizedRows {
@@ -103,7 +104,7 @@ interface Place {
   /** First column of `into`, and how many it has. */
   first: number;
   rows: number;
-  factor: number;
+  factor: RowFactor;
 }
 
 /** Stores tensor [rows, cols] · factor as columns of `into` [cols, place.rows], with one scale each. */
@@ -113,7 +114,7 @@ export function packColumns(tensor: WeightTensor, into: Int8Array, scales: Float
   if (tensor.kind === 'integer' && tensor.data instanceof Int8Array && tensor.blockSize === cols) {
     // One scale per channel already, as here: the integers are carried over and stay exact.
     for (let row = 0; row < tensor.scales.length; row++) {
-      scales[first + row] = tensor.scales[row]! * factor;
+      scales[first + row] = tensor.scales[row]! * factorOfRow(factor, row);
       for (let col = 0; col < cols; col++) into[col * rows + first + row] = tensor.data[row * cols + col]!;
     }
     return;
@@ -126,7 +127,7 @@ export function packColumns(tensor: WeightTensor, into: Int8Array, scales: Float
       const magnitude = Math.abs(value);
       if (magnitude > largest) largest = magnitude;
     }
-    scales[first + row] = (largest / 127) * factor;
+    scales[first + row] = (largest / 127) * factorOfRow(factor, row);
     const inverse = largest === 0 ? 0 : 127 / largest;
     for (let col = 0; col < cols; col++) {
       // Truncating a positive number rounds, and is several times faster than Math.round.

@@ -97,7 +97,7 @@ describe('prefill over 8-bit KV memory', () => {
 
   it('is refused for a graph with other KV memory or layers than its shape says, and for what is no graph', async () => {
     const { decodePath, shape } = await compile('q4', 'float32');
-    expect(() => floatAttention(fs.readFileSync(decodePath), shape, 16)).toThrow('without scales');
+    expect(() => floatAttention(fs.readFileSync(decodePath), shape, 16)).toThrow('not of 8 bits');
     expect(() => floatAttention(new Uint8Array(0), shape, 16)).toThrow('0 attention nodes in 2 layers');
     expect(() => floatAttention(new OnnxWriter(null).finish(), shape, 16)).toThrow('0 attention nodes in 2 layers');
     expect(() => floatAttention(Uint8Array.of(0x3a, 0xff), shape, 16)).toThrow('protobuf');

@@ -47,6 +47,19 @@ describe('packRows', () => {
     }
   });
 
+  it.each([8, 4] as const)('multiplies rows of %i bits by factors of their own without rounding them anew', (bits) => {
+    const random = seededRandom(2);
+    const data = Float32Array.from({ length: 2 * 64 }, () => random() - 0.5);
+    const [plain, scaled] = [1, Float32Array.of(3, 0.1)].map((factor) => {
+      const matrix = createPacked(3, 64, { bits, blockSize: 32 });
+      packRows(matrix, 1, { kind: 'float', name: 't', dims: [2, 64], data }, factor);
+      return matrix;
+    });
+    expect(scaled!.packed).toEqual(plain!.packed);
+    const factors = Float32Array.of(3, 3, 0.1, 0.1);
+    expect(scaled!.scales.subarray(2)).toEqual(plain!.scales.subarray(2).map((scale, i) => scale * factors[i]!));
+  });
+
   it('carries integers over unchanged when they fit', () => {
     for (const [bits, low, high, blockSize] of [
       [8, -128, 127, 128],
