@@ -5,7 +5,7 @@ import { defaultCacheDir, ServerProcess } from './server-process.ts';
 import { soak } from './soak/soak-run.ts';
 
 /** Growth after warm-up above which memory is not flat, MiB per minute. */
-const FLAT_RESIDENT = 1;
+const FLAT_PRIVATE = 1;
 const FLAT_HEAP = 0.5;
 
 export const bench: Bench = {
@@ -34,7 +34,7 @@ export const bench: Bench = {
         seed: flags.integer('seed'),
         faultEveryMs: flags.integer('faults') * 1000,
         onMinute(minute, index) {
-          for (const name of ['resident', 'heap', 'external', 'retained'] as const) {
+          for (const name of ['private', 'heap', 'external', 'retained'] as const) {
             report.add(`${name} memory`, minute[name], 'MiB', { minute: index });
           }
           report.add('responses', minute.ended, 'a minute', { minute: index });
@@ -44,10 +44,10 @@ export const bench: Bench = {
       for (const [kind, count] of ledger.visits) report.add('visits', count, 'visits', { kind });
       for (const [kind, ms] of ledger.longest) report.add('longest visit', ms / 1000, 's', { kind });
       for (const [reason, count] of ledger.ends) report.add('ends', count, 'responses', { reason });
-      for (const name of ['resident', 'heap', 'external'] as const) {
+      for (const name of ['private', 'heap', 'external'] as const) {
         const slope = watch.slope(name);
         report.add(`growth of ${name} memory`, slope, 'MiB a minute');
-        if (slope > (name === 'resident' ? FLAT_RESIDENT : FLAT_HEAP)) wrong.push(`${name} memory grows`);
+        if (slope > (name === 'private' ? FLAT_PRIVATE : FLAT_HEAP)) wrong.push(`${name} memory grows`);
       }
       wrong.push(...ledger.unexpected, ...[...left].map(([name, count]) => `${count} ${name} left`));
     } finally {

@@ -1,4 +1,5 @@
-// What this machine allows us: cores, memory and file descriptors. Read once, for the defaults of config.ts.
+// What this machine allows us: cores, memory and file descriptors. Read once, for the defaults of config.ts. And how much
+// memory of our own we take of it.
 import { readFileSync } from 'node:fs';
 import { availableParallelism, totalmem } from 'node:os';
 
@@ -42,4 +43,24 @@ export function readMachine(): Machine {
     memoryBytes: constrained > 0 && constrained < total ? constrained : total,
     fileDescriptors: openFilesLimit(),
   };
+}
+
+/** Bytes without a file behind them out of the text of /proc/self/status; null when the line is missing. */
+export function parseAnonymousMemory(text: string): number | null {
+  const match = /^RssAnon:\s+(\d+) kB/m.exec(text);
+  return match ? Number(match[1]) * 1024 : null;
+}
+
+/**
+ * Bytes of memory that only this process has. Weights are mapped by each session that runs them, and the system counts
+ * their pages as resident once for each, though there is one copy: where it can be told, they are left out.
+ */
+export function privateMemory(): number {
+  try {
+    const bytes = parseAnonymousMemory(readFileSync('/proc/self/status', 'utf8'));
+    if (bytes !== null) return bytes;
+  } catch {
+    // Not Linux.
+  }
+  return process.memoryUsage.rss();
 }

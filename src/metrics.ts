@@ -6,6 +6,7 @@ import type { FinishReason, LatencyClass } from '../protocol/messages.ts';
 import type { StepStats } from '../workers/messages/events.ts';
 import type { BatchStats } from './engine/embedder.ts';
 import type { Engine } from './engine/types.ts';
+import { privateMemory } from './machine.ts';
 import type { Response } from './responses/response.ts';
 import type { ResponseObserver } from './responses/registry.ts';
 import type { ResumeResult } from './socket/connection.ts';
@@ -124,6 +125,7 @@ export function createMetrics() {
   );
   const external = gauge('process_external_bytes', 'Memory outside the heap that objects of the main thread hold.');
   const residentMemory = gauge('process_resident_memory_bytes', 'Resident memory of the process.');
+  const ownMemory = gauge('process_private_memory_bytes', 'Resident memory without mapped files such as weights.');
 
   const observer: ResponseObserver = {
     onToken(response, gapMs) {
@@ -177,6 +179,7 @@ export function createMetrics() {
       heap.set(usage.heapUsed);
       external.set(usage.external);
       residentMemory.set(usage.rss);
+      ownMemory.set(privateMemory());
     } catch {
       // Reading it takes a file descriptor; a scrape must work when they have run out.
     }

@@ -7,8 +7,8 @@ import { request } from './request.ts';
 export interface Minute {
   /** Ended responses. */
   ended: number;
-  /** Smallest of the minute, MiB: what garbage collection leaves. `resident` leaves touched KV memory out. */
-  resident: number;
+  /** Smallest of the minute, MiB: what garbage collection leaves. `private` leaves mapped files and KV memory out. */
+  private: number;
   heap: number;
   external: number;
   /** Logs of ended responses at the end of the minute. */
@@ -50,7 +50,7 @@ export class Watch {
   }
 
   /** Growth per minute after warm-up, by least squares, MiB. NaN with fewer than three minutes left. */
-  slope(name: 'resident' | 'heap' | 'external'): number {
+  slope(name: 'private' | 'heap' | 'external'): number {
     const warm = Math.max(WARM_UP_MINUTES, Math.ceil(this.minutes.length / 3));
     const values = this.minutes.slice(warm).map((minute) => minute[name]);
     if (values.length < 3) return NaN;
@@ -71,7 +71,7 @@ export class Watch {
       const until = performance.now() + this.#minuteMs;
       const minute: Minute = {
         ended: 0,
-        resident: Infinity,
+        private: Infinity,
         heap: Infinity,
         external: Infinity,
         retained: 0,
@@ -80,8 +80,8 @@ export class Watch {
       };
       while (!this.#isOver && performance.now() < until) {
         const metrics = await readMetrics(this.#url);
-        const resident = metrics.value('process_resident_memory_bytes') - metrics.value('kv_reserved_bytes');
-        minute.resident = Math.min(minute.resident, resident / MIB);
+        const own = metrics.value('process_private_memory_bytes') - metrics.value('kv_reserved_bytes');
+        minute.private = Math.min(minute.private, own / MIB);
         minute.heap = Math.min(minute.heap, metrics.value('process_heap_used_bytes') / MIB);
         minute.external = Math.min(minute.external, metrics.value('process_external_bytes') / MIB);
         minute.retained = metrics.value('retained_bytes') / MIB;
