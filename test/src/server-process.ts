@@ -4,6 +4,8 @@ import { fileURLToPath } from 'node:url';
 
 const running = new Set<ChildProcess>();
 
+process.on('exit', killAll);
+
 /** Ends what a failed test left behind. */
 export function killAll(): void {
   for (const child of running) child.kill('SIGKILL');

@@ -15,6 +15,12 @@ const STOP_MS = 60_000;
 /** Nothing else of the environment reaches a server; and a busy machine is no reason to send anybody away. */
 const machine = { PATH: process.env['PATH'], CACHE_DIR: testCache, QUEUE_TIMEOUT: '600' };
 
+/** What a failed test leaves behind ends with the process of the tests. */
+const running = new Set<ChildProcess>();
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+});
+
 export class RealServer {
   readonly port: number;
   readonly #environment: Record<string, string>;
@@ -50,6 +56,8 @@ export class RealServer {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#process = child;
+    running.add(child);
+    child.once('exit', () => running.delete(child));
     const keep = (chunk: Buffer): void => {
       this.#log = (this.#log + chunk.toString()).slice(-4000);
     };
@@ -57,7 +65,8 @@ export class RealServer {
     child.stderr.on('data', keep);
     const endMs = performance.now() + READY_MS;
     while (!(await this.#isReady())) {
-      if (child.exitCode !== null) throw new Error(`the server ended with ${child.exitCode}:\n${this.#log}`);
+      if (child.exitCode !== null || child.signalCode !== null)
+        throw new Error(`the server ended with ${child.exitCode}:\n${this.#log}`);
       if (performance.now() > endMs) throw new Error(`the server did not get ready:\n${this.#log}`);
       await sleep(50);
     }

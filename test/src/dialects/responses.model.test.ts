@@ -60,7 +60,7 @@ describe('Responses on the default model', () => {
     const running = await client.responses.create(endless);
     const cancelled = await client.responses.cancel(running.id);
     expect(cancelled.status).toBe('cancelled');
-    expect(cancelled.usage!.output_tokens).toBeLessThan(1000);
+    expect(cancelled.usage!.output_tokens).toBeLessThan(3000);
   });
 
   it('cuts the oldest turns with truncation auto, and refuses without', async () => {

@@ -139,7 +139,7 @@ describe.each(kvTypes)('default model with %s KV memory', (kvType) => {
     expect(positions).toBeGreaterThanOrEqual(300);
     expect(agreed / positions).toBeGreaterThanOrEqual(BOUNDS[kvType].agreement);
     expect(opened.model.hookMisses).toBe(0);
-  }, 300_000);
+  }, 900_000);
 
   it(`gives each row of a ragged batch the bits it gets alone (seed ${SEED})`, () => {
     const { model } = opened;

@@ -39,7 +39,7 @@ describe('The default model as GGUF', () => {
     const expected = await answer(DEFAULT_MODEL, question, most);
     expect(await answer(file, question, most)).toEqual(expected);
     expect(expected.ids).toHaveLength(most);
-  }, 240_000);
+  }, 600_000);
 });
 
 if (findGguf(TINYLLAMA) !== null) {
