@@ -45,6 +45,11 @@ const good = (): object => {
 const loads: Readonly<Record<string, Load>> = {
   [`${HOSTILE_PER_SECOND} hostile schemas per second`]: (url, outcomes, signal) =>
     steadily(HOSTILE_PER_SECOND, signal, () => askForm(url, 'rogue', hostile(), outcomes)),
+  // What of the above is the requests themselves: these are refused before anything is checked.
+  [`${HOSTILE_PER_SECOND} requests per second that are refused unread`]: (url, outcomes, signal) =>
+    steadily(HOSTILE_PER_SECOND, signal, () =>
+      post(`${url}/v1/chat/completions`, 'rogue', { messages: [], n: 0 }, 'answer', outcomes),
+    ),
   [`hostile schemas, and ${GOOD_PER_SECOND} good ones per second`]: async (url, outcomes, signal) => {
     const rogue: Outcomes = new Map();
     await Promise.all([

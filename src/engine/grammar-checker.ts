@@ -25,6 +25,12 @@ const LIMIT_PER_CALL_MS = 10;
 const MAX_LIMIT_MS = 300;
 /** Longest time by the clock, on a machine that is too busy to let it compute. */
 const LONGEST_MS = 500;
+/** Who asks is answered so soon after he came, whatever the thread does: by the clock, and for wide vocabularies. */
+const DEADLINE_MS = 150;
+const WIDE_DEADLINE_MS = 180;
+const RETRY_MS = 1000;
+/** Threads that wait for the one that works to be ended: as many as checks of one tenant can end in a row. */
+const NUM_SPARE = 2;
 /** Computing time left that is not worth waiting for. */
 const MIN_LEFT_MS = 20;
 /** Grammars kept, with their images, and refusals for want of time, which may have been the machine's fault. */
@@ -34,6 +40,13 @@ const MAX_REFUSED = 256;
 const REFUSED_MS = 60_000;
 /** A thread without work for so long is ended: it holds a vocabulary. */
 const IDLE_MS = 300_000;
+
+export interface GrammarLimits {
+  limitMs?: number;
+  longestMs?: number;
+  deadlineMs?: number;
+}
+
 interface Job {
   key: string;
   spec: GrammarSpec;
@@ -46,6 +59,7 @@ export class GrammarChecker {
   readonly #data: Omit<GrammarCheckData, 'base'>;
   readonly #limitMs: number;
   readonly #longestMs: number;
+  readonly #deadlineMs: number;
   readonly #queue = new CheckQueue<Job>();
   /** Checked before: what was asked for → what to follow. The least recently used go. */
   readonly #known = new Map<string, GrammarSpec>();
@@ -57,9 +71,12 @@ export class GrammarChecker {
   /** Took too long: until when that is known. */
   readonly #refused = new Map<string, number>();
   #thread: GrammarThread | null = null;
-  /** Takes the place of one that had to be ended. Only where that has happened lately. */
-  #spare: GrammarThread | null = null;
+  /** Take the place of one that had to be ended. Only where that has happened lately. */
+  readonly #spares: GrammarThread[] = [];
+  #wantsSpares = false;
   #base: GrammarBase | null = null;
+  /** Resolves when the thread can work that was started where there was none; null: it can, or takes another's place. */
+  #opening: PromiseWithResolvers<void> | null = null;
   #job: Job | null = null;
   /** When it began: by the clock, and by the thread's computing time. */
   #begun = { atMs: 0, usedMs: 0 };
@@ -67,17 +84,20 @@ export class GrammarChecker {
   #idleTimer: NodeJS.Timeout | undefined;
   #isClosed = false;
 
-  constructor(compiled: CompiledModel, { limitMs, longestMs }: { limitMs?: number; longestMs?: number } = {}) {
+  constructor(compiled: CompiledModel, { limitMs, longestMs, deadlineMs }: GrammarLimits = {}) {
     const textDir = compiled.kind === 'fake' ? '' : compiled.textDir;
     const { vocabSize } = compiled.shape;
-    this.#limitMs = limitMs ?? (vocabSize > WIDE_VOCABULARY ? WIDE_LIMIT_MS : LIMIT_MS);
+    const isWide = vocabSize > WIDE_VOCABULARY;
+    this.#limitMs = limitMs ?? (isWide ? WIDE_LIMIT_MS : LIMIT_MS);
+    this.#deadlineMs = deadlineMs ?? (isWide ? WIDE_DEADLINE_MS : DEADLINE_MS);
     this.#longestMs = longestMs ?? LONGEST_MS;
     this.#data = { textDir, vocabSize, niceness: NICENESS, limitMs: this.#limitMs };
   }
 
   /**
    * The grammar to follow, with its image. Rejects with ServiceError: `unsupported` and `invalid_request` name the field,
-   * `rate_limited` and `overloaded` say that the tenant, or all, have to wait.
+   * `rate_limited` and `overloaded` say that the tenant, or all, have to wait. Within DEADLINE_MS, once there is a
+   * thread: loading one is not the grammar's fault.
    */
   async check(spec: GrammarSpec, tenant: string): Promise<GrammarSpec> {
     const key = JSON.stringify(spec);
@@ -92,7 +112,7 @@ export class GrammarChecker {
       pending = this.#checkAnew(key, spec, tenant).finally(() => this.#pending.delete(key));
       this.#pending.set(key, pending);
     }
-    return await pending;
+    return await this.#inTime(pending, spec);
   }
 
   close(): void {
@@ -103,6 +123,20 @@ export class GrammarChecker {
     for (const job of [this.#job, ...this.#queue.clear()]) job?.reject(error);
     this.#job = null;
     this.#endThreads();
+  }
+
+  /** The check goes on when its time is over, so that who asks again is told what came of it. */
+  async #inTime(pending: Promise<GrammarSpec>, spec: GrammarSpec): Promise<GrammarSpec> {
+    // Nothing of that is refused: what takes too long is left out.
+    if (relax(spec) !== null) return await pending;
+    if (this.#opening !== null) await Promise.race([this.#opening.promise, pending]);
+    const late = Promise.withResolvers<never>();
+    const timer = setTimeout(() => late.reject(tooLate()), this.#deadlineMs + this.#extraOf(spec));
+    try {
+      return await Promise.race([pending, late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Functions that are not strict get any object as arguments when the grammar cannot be had otherwise. */
@@ -162,7 +196,11 @@ export class GrammarChecker {
       this.#idleTimer = setTimeout(() => this.#endThreads(), IDLE_MS).unref();
       return;
     }
-    const thread = (this.#thread ??= this.#start());
+    if (this.#thread === null) {
+      this.#opening = Promise.withResolvers();
+      this.#thread = this.#start();
+    }
+    const thread = this.#thread;
     // Loading is not the grammar's fault: the time begins when the thread can work.
     if (!thread.isReady) return;
     const job = (this.#job = this.#queue.take()!);
@@ -175,7 +213,11 @@ export class GrammarChecker {
     const events: GrammarThreadEvents = {
       ready: (thread) => {
         this.#base = thread.base;
-        if (this.#thread === thread) this.#next();
+        this.#startSpare();
+        if (this.#thread !== thread) return;
+        this.#opening?.resolve();
+        this.#opening = null;
+        this.#next();
       },
       verdict: (thread, verdict) => {
         if (this.#thread === thread) this.#settle(verdict, thread);
@@ -183,6 +225,13 @@ export class GrammarChecker {
       lost: (thread) => this.#lose(thread),
     };
     return new GrammarThread({ ...this.#data, base: this.#base }, events);
+  }
+
+  /** One at a time: starting takes a core for a while, and the first is wanted most. */
+  #startSpare(): void {
+    const isStarting = this.#spares.some((spare) => !spare.isReady);
+    if (!this.#wantsSpares || isStarting || this.#spares.length >= NUM_SPARE) return;
+    this.#spares.push(this.#start());
   }
 
   #settle(verdict: GrammarVerdict, thread: GrammarThread): void {
@@ -220,29 +269,34 @@ export class GrammarChecker {
       if (this.#refused.size >= MAX_REFUSED) this.#refused.delete(this.#refused.keys().next().value!);
       this.#refused.set(job.key, performance.now() + REFUSED_MS);
       this.#stop(job, tooComplex(job.spec, this.#limitOf(job)));
-    } else if (performance.now() - this.#begun.atMs + leftMs > this.#longestMs) {
-      this.#stop(job, new ServiceError('overloaded', 'the server was too busy to check the form of the answer'));
-    } else this.#timer = setTimeout(() => this.#review(job, thread), leftMs);
+    } else if (performance.now() - this.#begun.atMs + leftMs > this.#longestMs) this.#stop(job, tooLate());
+    else this.#timer = setTimeout(() => this.#review(job, thread), leftMs);
   }
 
   #limitOf({ spec }: Job): number {
-    const most = Math.max(MAX_LIMIT_MS, this.#limitMs);
-    return Math.min(most, this.#limitMs + LIMIT_PER_CALL_MS * Math.max(0, spec.calls.length - 1));
+    return this.#limitMs + this.#extraOf(spec);
+  }
+
+  #extraOf({ calls }: GrammarSpec): number {
+    const most = Math.max(0, MAX_LIMIT_MS - this.#limitMs);
+    return Math.min(most, LIMIT_PER_CALL_MS * Math.max(0, calls.length - 1));
   }
 
   #stop(job: Job, error: ServiceError): void {
     const usedMs = this.#elapsedMs(this.#thread!);
     this.#job = null;
-    this.#thread!.end();
-    this.#thread = this.#spare ?? this.#start();
-    this.#spare = this.#start();
     job.reject(error);
     this.#charge(job, usedMs, true);
+    this.#thread!.end();
+    this.#thread = this.#spares.shift() ?? this.#start();
+    this.#wantsSpares = true;
+    if (this.#thread.isReady) this.#startSpare();
     this.#next();
   }
 
   #lose(thread: GrammarThread): void {
-    if (this.#spare === thread) this.#spare = null;
+    const spare = this.#spares.indexOf(thread);
+    if (spare >= 0) this.#spares.splice(spare, 1);
     if (this.#thread !== thread) return;
     this.#thread = null;
     clearTimeout(this.#timer);
@@ -253,8 +307,9 @@ export class GrammarChecker {
   }
 
   #endThreads(): void {
-    const threads = [this.#thread, this.#spare];
-    this.#thread = this.#spare = null;
+    const threads = [this.#thread, ...this.#spares.splice(0)];
+    this.#thread = null;
+    this.#wantsSpares = false;
     for (const thread of threads) thread?.end();
   }
 }
@@ -267,6 +322,11 @@ function relax(spec: GrammarSpec): GrammarSpec | null {
 
 function bytesOf({ image }: GrammarSpec): number {
   return image?.bytes.length ?? 0;
+}
+
+function tooLate(): ServiceError {
+  const message = 'the server was too busy to check the form of the answer in time; its check goes on, ask again';
+  return new ServiceError('overloaded', message, { retryAfterMs: RETRY_MS });
 }
 
 function tooComplex(spec: GrammarSpec, limitMs: number): ServiceError {

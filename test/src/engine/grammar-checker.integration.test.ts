@@ -1,10 +1,12 @@
 // The check of grammars in its own thread: what is refused, in which words, and that hostile ones cost nobody else.
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { GrammarChecker } from '../../../src/engine/grammar-checker.ts';
 import type { GrammarSpec } from '../../../workers/messages/grammar.ts';
 import { parseFakeModel } from '../../../workers/model/fake-name.ts';
 
 const model = parseFakeModel('fake:', null)!;
+/** Only computing time counts: a machine may be slow. */
+const patient = { longestMs: 20_000, deadlineMs: 20_000 };
 let checker: GrammarChecker;
 afterEach(() => checker.close());
 
@@ -53,9 +55,12 @@ const hostile: [name: string, form: GrammarSpec][] = [
   ['many repeated choices', regex('(a|b|ab|ba|aa|bb){500}{500}')],
 ];
 
+/** Costs more with every token that it is followed for: far more than there is. */
+const endless = regex(`(${'(a?b?)*(b?a?)*'.repeat(8)})*c`);
+
 describe('The check of a grammar', () => {
   it('lets good ones pass, and knows them again', async () => {
-    checker = new GrammarChecker(model, { longestMs: 20_000 });
+    checker = new GrammarChecker(model, patient);
     const forms = [schema(object), regex('[a-z]+@[0-9]{2}'), calls(call('f', object, true))];
     for (const form of forms) expect(await checker.check(form, 't')).toMatchObject(form);
     expect(await checker.check(forms[0]!, 't')).toBe(await checker.check(structuredClone(forms[0]!), 't'));
@@ -74,14 +79,14 @@ describe('The check of a grammar', () => {
     ['a pattern in a schema', schema({ type: 'string', pattern: '[' }), 'response_format.json_schema.schema', ''],
     ['a strict function', calls(call('f', object, true), call('g', { type: 'string' }, true)), 'tools.g', 'object'],
   ])('says what is wrong: %s', async (_name, form, param, message) => {
-    checker = new GrammarChecker(model, { longestMs: 20_000 });
+    checker = new GrammarChecker(model, patient);
     await expect(checker.check(form, 't')).rejects.toEqual(refused(param, message));
     // The thread is good for the next.
     expect(await checker.check(schema(object), 't')).toMatchObject(schema(object));
   });
 
   it('lets functions that are not strict have any object', async () => {
-    checker = new GrammarChecker(model, { longestMs: 20_000 });
+    checker = new GrammarChecker(model, patient);
     const [good, odd] = [call('f', object, false), call('g', { type: 'object', not: {} }, false)];
     const slow = call('h', { type: 'object', properties: optional }, false);
     expect(await checker.check(calls(good, odd), 't')).toMatchObject(calls(good, { ...odd, schema: null } as never));
@@ -90,7 +95,7 @@ describe('The check of a grammar', () => {
   });
 
   it.each(hostile)('refuses what is too large, and goes on: %s', async (_name, form) => {
-    checker = new GrammarChecker(model, { longestMs: 20_000 });
+    checker = new GrammarChecker(model, patient);
     await checker.check(schema(object), 't');
     const outcome = checker.check(form, 't').then(
       () => 'passed',
@@ -101,8 +106,35 @@ describe('The check of a grammar', () => {
     expect(await next).toMatchObject(regex('later'));
   });
 
+  it('answers in time by the clock, and knows the outcome when asked again', async () => {
+    // More than there is of computing time: until its time by the clock is over it is refused as late, then as too complex.
+    checker = new GrammarChecker(model, { limitMs: 200, longestMs: 60_000, deadlineMs: 20 });
+    await checker.check(schema(object), 't').catch(() => {});
+    await expect(checker.check(endless, 't')).rejects.toMatchObject({ code: 'overloaded', retryAfterMs: 1000 });
+    await vi.waitFor(
+      async () =>
+        expect(await checker.check(endless, 't').catch((error: unknown) => error)).toEqual(
+          refused(endless.text!.param),
+        ),
+      { timeout: 60_000, interval: 100 },
+    );
+  }, 120_000);
+
+  it('tells a tenant that waits behind what explodes to come again', async () => {
+    checker = new GrammarChecker(model, { limitMs: 200, longestMs: 60_000, deadlineMs: 20 });
+    await checker.check(schema(object), 't').catch(() => {});
+    const first = checker.check(endless, 'rogue').catch((error: unknown) => error);
+    const other = checker.check(regex('later'), 'other').catch((error: unknown) => error);
+    expect(await first).toMatchObject({ code: 'overloaded' });
+    expect(await other).toMatchObject({ code: 'overloaded' });
+    await vi.waitFor(async () => expect(await checker.check(regex('later'), 'other')).toMatchObject(regex('later')), {
+      timeout: 60_000,
+      interval: 100,
+    });
+  }, 120_000);
+
   it('refuses more than may wait, and all when it is closed', async () => {
-    checker = new GrammarChecker(model, { longestMs: 20_000 });
+    checker = new GrammarChecker(model, patient);
     const checks = Array.from({ length: 80 }, (_, i) =>
       checker.check(regex(`x{${i + 1}}`), `tenant ${i % 8}`).catch((error: unknown) => error),
     );
