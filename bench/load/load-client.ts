@@ -13,7 +13,10 @@ export interface LoadJob {
   /** Sockets that the streams share, native only. */
   sockets: number;
   streams: number;
-  /** burst: every stream sends one request. closed: each sends its next one when one ended, until forMs is over. */
+  /**
+   * burst: every stream sends one request. closed: each sends its next one when one ended, until forMs is over; their
+   * first answers are of all lengths, since streams that begin together would end and ask together for many rounds.
+   */
   mode: 'burst' | 'closed';
   forMs: number;
   /** User messages, used in order and then again from the first. */
@@ -40,7 +43,13 @@ export interface LoadResult {
 }
 
 /** Sends one request; exactly one of the callbacks follows. */
-type Ask = (stream: number, prompt: string, record: RequestRecord, done: (error: string | null) => void) => void;
+type Ask = (
+  stream: number,
+  prompt: string,
+  maxTokens: number,
+  record: RequestRecord,
+  done: (error: string | null) => void,
+) => void;
 
 const MAX_ERRORS = 5;
 
@@ -58,17 +67,17 @@ async function runJob(job: LoadJob): Promise<LoadResult> {
 
   const stream = (index: number): Promise<void> =>
     new Promise((resolve) => {
-      const next = (): void => {
+      const next = (maxTokens: number): void => {
         const prompt = job.prompts[numSent++ % job.prompts.length]!;
         const record = newRecord(performance.now());
-        ask(index, prompt, record, (error) => {
+        ask(index, prompt, maxTokens, record, (error) => {
           if (error === null) records.push(record);
           else if (++failed <= MAX_ERRORS) errors.push(error);
-          if (job.mode === 'closed' && error === null && performance.now() < endMs) next();
+          if (job.mode === 'closed' && error === null && performance.now() < endMs) next(job.maxTokens);
           else resolve();
         });
       };
-      next();
+      next(job.mode === 'burst' ? job.maxTokens : Math.ceil((job.maxTokens * (index + 1)) / job.streams));
     });
   await Promise.all(Array.from({ length: job.streams }, (_, index) => stream(index)));
 
@@ -109,10 +118,10 @@ function laneOf(stream: number, numLinks: number): number {
 }
 
 function nativeAsk(job: LoadJob, links: NativeLink[]): Ask {
-  return (stream, prompt, record, done) => {
+  return (stream, prompt, maxTokens, record, done) => {
     const options: CreateOptions = {
       messages: [{ role: 'user', content: prompt }],
-      sampling: { temperature: 0, maxTokens: job.maxTokens, ignoreEos: true },
+      sampling: { temperature: 0, maxTokens, ignoreEos: true },
     };
     links[stream % links.length]!.create(laneOf(stream, links.length), options, {
       onText: (atMs, units) => record.arrivals.push({ atMs, units }),
@@ -126,13 +135,13 @@ function nativeAsk(job: LoadJob, links: NativeLink[]): Ask {
 }
 
 function sseAsk(job: LoadJob, agent: http.Agent): Ask {
-  return (_stream, prompt, record, done) => {
+  return (_stream, prompt, maxTokens, record, done) => {
     const body = {
       ...(job.model === undefined ? {} : { model: job.model }),
       ...(job.logprobs === undefined ? {} : { logprobs: true, top_logprobs: job.logprobs }),
       messages: [{ role: 'user', content: prompt }],
       temperature: 0,
-      max_tokens: job.maxTokens,
+      max_tokens: maxTokens,
       ignore_eos: true,
     };
     sseRequest(job.url, agent, body, {
