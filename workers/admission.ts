@@ -87,6 +87,15 @@ export class Admission {
     return first <= classRank.ide ? first : Infinity;
   }
 
+  /** Rows that only urgent sequences get now. */
+  get numKeptRows(): number {
+    return this.expectedRank === Infinity ? 0 : this.#numReserved;
+  }
+
+  get #numReserved(): number {
+    return Math.floor(this.#parts.lending.numRows / ROWS_PER_RESERVED);
+  }
+
   /** Tokens of the prompt that is going to be computed next; 0 when none can come in. */
   get nextPromptTokens(): number {
     const next = this.#waiting.peek();
@@ -193,9 +202,7 @@ export class Admission {
   #hasRoomFor(sequence: Sequence): boolean {
     const used = this.numAdmitted;
     const { numRows } = this.#parts.lending;
-    const reserved = Math.floor(numRows / ROWS_PER_RESERVED);
-    const kept = this.expectedRank === Infinity ? 0 : reserved;
-    const most = isUrgent(sequence.meta) ? numRows + reserved : numRows - kept;
+    const most = isUrgent(sequence.meta) ? numRows + this.#numReserved : numRows - this.numKeptRows;
     return used === 0 || used + numChoices(sequence) <= most;
   }
 

@@ -7,6 +7,7 @@ import type { KvMemory } from './kv/kv-memory.ts';
 import type { Model } from './model/model.ts';
 import type { Outputs } from './outputs.ts';
 import type { Sequence, StopCause } from './sequence.ts';
+import { isUrgent } from './shares.ts';
 import type { Speculator } from './speculator.ts';
 
 /** Rows sampled before the main thread gets the first of them: it delivers while the rest is sampled. */
@@ -59,6 +60,11 @@ export class DecodeRange {
 
   get numLive(): number {
     return this.#rows.reduce((n, row) => n + (row.state === 'live' ? 1 : 0), 0);
+  }
+
+  /** Somebody waits for every token of one of them. */
+  get hasUrgent(): boolean {
+    return this.sequences().some(({ meta }) => isUrgent(meta));
   }
 
   /** Nothing to decode and nothing to copy. */

@@ -28,8 +28,10 @@ import type { TextModel } from './text/text-model.ts';
 
 /** Copies between two decode steps may take this long. */
 const MOVE_BUDGET_MS = 2;
-/** After a chunk of an urgent prompt that took no longer, the own rows wait for one more. */
+/** Until an urgent prompt's chunk ends later than this, the own rows wait for one more of them. */
 const SHORT_CHUNK_MS = 16;
+/** The same after a whole prompt, while no urgent sequence is among the own rows. */
+const PATIENT_MS = 48;
 const GAUGE_INTERVAL_MS = 100;
 /** Longest sleep of a worker without work. */
 const IDLE_MS = 1000;
@@ -82,14 +84,7 @@ export class Engine {
     this.#takeIn();
     this.#setBusy(!this.#range.isIdle || this.#scheduler?.idleMs === 0);
 
-    const started = performance.now();
-    const wasUrgent = this.#scheduler?.hasUrgentPrompt === true;
-    this.#prefill();
-    // An urgent prompt does not wait for a chunk of others and for the own rows too, nor for them after a short one.
-    if (this.#scheduler && (!wasUrgent || performance.now() - started < SHORT_CHUNK_MS)) {
-      if (this.#hasMail) this.#takeIn();
-      if (this.#scheduler.hasUrgentPrompt) this.#prefill();
-    }
+    if (this.#scheduler) this.#prefillInTurn(this.#scheduler);
     this.#decode();
     this.#move();
     this.#postGauges();
@@ -120,20 +115,39 @@ export class Engine {
     if (!this.#out.isEmpty) this.#post();
   }
 
-  /** Lead only: one chunk of a prompt. With its last one the first token leaves, and the sequence goes to a row. */
-  #prefill(): void {
+  /** Chunks that come before the next token of the own rows. */
+  #prefillInTurn(scheduler: Scheduler): void {
+    const started = performance.now();
+    const patienceMs = this.#range.hasUrgent ? SHORT_CHUNK_MS : PATIENT_MS;
+    let wasUrgent = scheduler.hasUrgentPrompt;
+    let isComplete = this.#prefill();
+    // An urgent prompt does not wait for a chunk of others and for the own rows too, nor for them after a short one. The
+    // rows wait longer from prompt to prompt, but not for all chunks of a long one.
+    while (!wasUrgent || performance.now() - started < (isComplete ? patienceMs : SHORT_CHUNK_MS)) {
+      if (this.#hasMail) this.#takeIn();
+      if (!scheduler.hasUrgentPrompt) return;
+      wasUrgent = true;
+      isComplete = this.#prefill();
+    }
+  }
+
+  /**
+   * Lead only: one chunk of a prompt. With its last one the first token leaves, and the sequence goes to a row; true then.
+   */
+  #prefill(): boolean {
     const scheduler = this.#scheduler;
     // Own streams that are about to leave do not wait for a chunk first, unless it is an urgent one.
-    if (!scheduler || (scheduler.balance() && !scheduler.hasUrgentPrompt)) return;
+    if (!scheduler || (scheduler.balance() && !scheduler.hasUrgentPrompt)) return false;
     if (scheduler.isPrefilling) this.#steps.flush();
     const { stats } = this.#out;
     const started = performance.now();
     stats.prefillTokens += scheduler.prefill(this.#model);
     stats.prefillMs += performance.now() - started;
-    if (!scheduler.hasPrefilled) return;
+    if (!scheduler.hasPrefilled) return false;
     // Before the sequence can be on its way to another worker, which would post its second token.
     this.#post();
     scheduler.placePrefilled();
+    return true;
   }
 
   /** One token for every row, or several for a single one. They leave before any copying. */

@@ -5,6 +5,7 @@ import type { DecodeRange, LeaveKind } from './decode-range.ts';
 import { SOLO_WORKER } from './messages/shared.ts';
 import type { DecodeMessage, LeadMessage, Link } from './link.ts';
 import type { Sequence, SequenceState } from './sequence.ts';
+import { isUrgent } from './shares.ts';
 import type { Claim } from './shares.ts';
 
 /** Pause between two recalls, so that streams do not wander with every short prompt. */
@@ -36,6 +37,8 @@ export class Lending {
   readonly #range: DecodeRange;
   readonly #soloRows: Int32Array;
   #lastRecall = 0;
+  /** Rows of decode workers that only urgent sequences get. */
+  #numKept = 0;
 
   /** `range`: the lead's own. `soloRows`: as in EngineShared. */
   constructor(range: DecodeRange, soloRows: Int32Array) {
@@ -75,6 +78,11 @@ export class Lending {
     return [...this.#workers.values()].reduce((sum, worker) => sum + worker.lent.size, 0);
   }
 
+  /** So many rows of decode workers, where no chunk of a prompt comes between two tokens, are for urgent sequences. */
+  keepFree(numRows: number): void {
+    this.#numKept = numRows;
+  }
+
   /** Sequences that decode, here or elsewhere. */
   get numRunning(): number {
     return this.numLent + this.#range.size;
@@ -93,7 +101,8 @@ export class Lending {
   /** Lends it where fewest are. False when it had better decode here: there is room, and the lead is not busy. */
   lend(sequence: Sequence, isLeadBusy: boolean): boolean {
     const own = this.#range.size;
-    const free = this.#ready().filter((worker) => worker.lent.size < this.#range.numRows);
+    const kept = isUrgent(sequence.meta) ? 0 : this.#keptByEach;
+    const free = this.#ready().filter((worker) => worker.lent.size < this.#range.numRows - kept);
     const solo = this.#solo(1);
     if (solo) return this.#lendTo(solo, sequence);
     const least = free.reduce<DecodeWorker | null>((a, b) => (a && a.lent.size <= b.lent.size ? a : b), null);
@@ -149,7 +158,8 @@ export class Lending {
   }
 
   #release(count: number): boolean {
-    const space = this.#ready().reduce((sum, { lent }) => sum + Math.max(0, this.#range.numRows - lent.size), 0);
+    const most = this.#range.numRows - this.#keptByEach;
+    const space = this.#ready().reduce((sum, { lent }) => sum + Math.max(0, most - lent.size), 0);
     return count > 0 && space > 0 && this.#range.release(Math.min(count, space)) > 0;
   }
 
@@ -161,6 +171,10 @@ export class Lending {
       worker.recalling = true;
       worker.link.send({ op: 'recall', count: worker.lent.size });
     }
+  }
+
+  get #keptByEach(): number {
+    return Math.ceil(this.#numKept / Math.max(1, this.#ready().length));
   }
 
   #lendTo(worker: DecodeWorker, sequence: Sequence): true {

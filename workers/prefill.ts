@@ -128,10 +128,10 @@ export class Prefill {
     if (entry.copyFrom >= 0) this.#onCopied(entry.copyFrom);
   }
 
-  /** Its chunks would come before those of everything that is being prefilled. */
+  /** Its chunks would come before those of everything that is being prefilled, but for urgent ones of its own kind. */
   isBeforeAll(sequence: Sequence): boolean {
     const lane = this.#shares.next<Claimant>([...this.#entries, sequence]);
-    return lane.length === 1 && lane[0] === sequence;
+    return lane.at(-1) === sequence && (lane.length === 1 || isUrgent(sequence.meta));
   }
 
   /**

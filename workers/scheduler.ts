@@ -169,6 +169,7 @@ export class Scheduler implements LendingHost, AdmissionHost {
   admit(): void {
     this.#isAwaitedDone = false;
     this.#seats.charge();
+    this.#lending.keepFree(this.#admission.numKeptRows);
     this.#admission.admit();
   }
 

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { LatencyClass } from '../../protocol/messages.ts';
 import { EngineKit } from './support/engine-kit.ts';
 import { random } from '../support/random.ts';
@@ -124,6 +124,69 @@ describe('Engine › fairness', () => {
     expect(kit.outcome(voice).tokens).toHaveLength(1);
     expect(kit.outcome(long).tokens).toHaveLength(0);
     for (const id of [chat, long, voice]) kit.cancel(id);
+    kit.run();
+  });
+
+  it('computes one urgent prompt after the other while none of its own rows is urgent', () => {
+    // By a clock that only chunks move, 20 ms each.
+    vi.useFakeTimers({ toFake: ['performance'] });
+    try {
+      const kit = new EngineKit({ rows: 8, homes: 10, maxLen: 2048 });
+      kit.onChunk = () => void vi.advanceTimersByTime(20);
+      const begun = (ids: readonly number[]): number => ids.filter((id) => kit.outcome(id).tokens.length > 0).length;
+      const chat = kit.submit('chat', endless);
+      steps(kit, 10);
+      const before = kit.outcome(chat).tokens.length;
+      const first = [1, 2, 3, 4].map((i) => kit.submit(`voice ${i}`, { ...endless, class: 'voice' }));
+      kit.step(0);
+      // For 48 ms; then the rows decode.
+      expect(begun(first)).toBe(3);
+      expect(kit.outcome(chat).tokens).toHaveLength(before + 1);
+      steps(kit, 3);
+      const later = [1, 2, 3].map((i) => kit.submit(`more ${i}`, { ...endless, class: 'voice' }));
+      kit.step(0);
+      expect(begun(later)).toBe(1);
+      for (const id of [...first, ...later]) kit.cancel(id);
+      steps(kit, 3);
+      // The chunks of a long one take turns with the rows.
+      const long = kit.submit('long '.repeat(300), { ...endless, class: 'voice' });
+      const tokens = kit.outcome(chat).tokens.length;
+      steps(kit, 2);
+      expect(kit.outcome(long).tokens).toHaveLength(0);
+      expect(kit.outcome(chat).tokens).toHaveLength(tokens + 2);
+      for (const id of [chat, long]) kit.cancel(id);
+      kit.run();
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it('lets a second urgent prompt in beside the first although eight others are being prefilled', () => {
+    const kit = new EngineKit({ rows: 16, homes: 16, maxLen: 2048 });
+    const long = Array.from({ length: 8 }, (_, i) => kit.submit(`${i} ${'long '.repeat(380)}`, { tenant: `t${i}` }));
+    kit.step(0);
+    const voices = [1, 2].map((i) => kit.submit(`${i} voice`, { class: 'voice', tenant: 'desk' }));
+    let numIn = 0;
+    kit.onChunk = () => {
+      kit.onChunk = () => undefined;
+      numIn = kit.gauges.running;
+    };
+    kit.step(0);
+    expect(numIn).toBe(long.length + voices.length);
+    for (const id of [...long, ...voices]) kit.cancel(id);
+    kit.run();
+  });
+
+  it('keeps rows free for urgent requests where no prompts are computed', () => {
+    const kit = new EngineKit({ workers: 2, rows: 8, homes: 24 });
+    expect(kit.answer('!!say ready !!', { class: 'voice' }).text).toBe('ready ');
+    const chats = Array.from({ length: 18 }, (_, i) => kit.submit(`chat ${i}`, endless));
+    steps(kit, 200);
+    expect(kit.workers.map(({ engine }) => engine.numDecoding)).toEqual([8, 6]);
+    const voices = [1, 2].map((i) => kit.submit(`voice ${i}`, { ...endless, class: 'voice' }));
+    steps(kit, 40);
+    expect(kit.workers.map(({ engine }) => engine.numDecoding)).toEqual([8, 8]);
+    for (const id of [...chats, ...voices]) kit.cancel(id);
     kit.run();
   });
 
