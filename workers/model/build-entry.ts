@@ -197,10 +197,14 @@ function addPrefillGraph(
 ): Pick<CacheMeta, 'hasPrefillGraph' | 'prefillDivergence'> {
   const [steps, prefill] = [STEPS, CHUNKS].map((name) => ({ file: path.join(folder, `${name}.onnx`), shape }));
   const isInt8 = shape.kvType === 'int8';
+  // The attention kernel for floats leaves out what lies before a window.
+  const hasWindow = spec.layers.some(({ window }) => window !== null && window < shape.maxPositions);
   const sources = [...(hasChunks ? [prefill!] : []), ...(isInt8 ? [steps!] : [])];
   let prefillDivergence: number | null = null;
   for (const source of sources) {
-    if (isInt8) fs.writeFileSync(prefill!.file, floatAttention(fs.readFileSync(source.file), shape, spec.rotaryDim));
+    if (isInt8 || !hasWindow) {
+      fs.writeFileSync(prefill!.file, floatAttention(fs.readFileSync(source.file), shape, spec.rotaryDim));
+    }
     prefillDivergence = divergence(steps!, prefill!, firstToken);
     // Written so that NaN is refused too.
     if (prefillDivergence <= MAX_DIVERGENCE + kvDivergence) return { hasPrefillGraph: true, prefillDivergence };

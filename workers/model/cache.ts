@@ -9,7 +9,7 @@ import { isAlive, withLock } from './lock.ts';
 import { ortVersion } from './ort-binding.ts';
 
 /** Raise it whenever the compiler writes something else for the same input. */
-export const COMPILER_VERSION = 10;
+export const COMPILER_VERSION = 13;
 const META = 'meta.json';
 const TEMPORARY = '.tmp-';
 /** Files up to this size are checked by content on every start (a millisecond); larger ones by length. */

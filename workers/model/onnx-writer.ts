@@ -33,6 +33,7 @@ export class OnnxWriter {
   #tensors: Uint8Array[] = [];
   #inputs: Uint8Array[] = [];
   #outputs: Uint8Array[] = [];
+  #values: Uint8Array[] = [];
   #names = new Set<string>();
   #dataPath: string | null;
   #file = -1;
@@ -97,6 +98,12 @@ export class OnnxWriter {
     return name;
   }
 
+  /** Says the shape of what a node computes: only where shapes are known to be the same is memory used again. */
+  value(name: string, type: DataType, dims: readonly Dim[]): string {
+    this.#values.push(valueInfo(name, type, dims));
+    return name;
+  }
+
   /** Flushes and closes the data file and returns the model file's bytes. */
   finish(): Uint8Array {
     if (this.#file >= 0) fs.fsyncSync(this.#file);
@@ -107,6 +114,7 @@ export class OnnxWriter {
       ...this.#tensors.map((tensor) => bytesField(5, tensor)),
       ...this.#inputs.map((input) => bytesField(11, input)),
       ...this.#outputs.map((output) => bytesField(12, output)),
+      ...this.#values.map((value) => bytesField(13, value)),
     ]);
     return concat([
       intField(1, IR_VERSION),

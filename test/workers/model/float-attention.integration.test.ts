@@ -1,4 +1,4 @@
-// Prefill over 8-bit KV memory that attends over floats: what it stores, what it computes, and for whom it is built.
+// Prefill that attends by plain products over floats: what it stores, what it computes, and for whom it is built.
 import fs from 'node:fs';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -34,7 +34,7 @@ function runRows(compiled: CompiledModel, file: string, numRows: number, use: (r
   });
 }
 
-describe('prefill over 8-bit KV memory', () => {
+describe('prefill that attends over floats', () => {
   it.each(['q8', 'q4', 'f32'] as const)('has a graph of its own for %s, in chunks of any length', async (stored) => {
     const compiled = await compile(stored);
     expect(compiled.prefillPath).not.toBe(compiled.decodePath);
@@ -83,6 +83,31 @@ describe('prefill over 8-bit KV memory', () => {
     expect(worst / spread).toBeLessThan(2e-3);
   });
 
+  it(`computes over float32 KV memory what the attention kernel computes (seed ${SEED})`, async () => {
+    const compiled = await compile('f32', 'float32');
+    const rewritten = path.join(path.dirname(compiled.decodePath), 'rewritten.onnx');
+    fs.writeFileSync(rewritten, floatAttention(fs.readFileSync(compiled.decodePath), compiled.shape, 16));
+    const ids = randomIds(LENGTH);
+    const run = (file: string, ...lengths: number[]) =>
+      runRows(compiled, file, 1, (rows) => {
+        let done = 0;
+        let logits = new Float32Array(0);
+        for (const length of lengths) {
+          logits = rows.run(ids.slice(done, done + length), done, [length - 1]) as Float32Array<ArrayBuffer>;
+          done += length;
+        }
+        return logits;
+      });
+    const [expected, found] = [run(compiled.decodePath, 30, 18), run(rewritten, 30, 18)];
+    for (const [i, view] of [found.logits, ...found.kv].entries()) {
+      const other = [expected.logits, ...expected.kv][i]!;
+      const spread = Math.max(...other) - Math.min(...other);
+      const worst = Math.max(...view.map((value, j) => Math.abs(value - other[j]!)));
+      expect(worst / spread).toBeLessThan(1e-5);
+    }
+    for (const lengths of [[48], [2, 46], [17, 14, 17], [45, 3]]) expect(run(rewritten, ...lengths)).toEqual(found);
+  });
+
   it(`gives fresh prompts of one length the bits they get alone (seed ${SEED})`, async () => {
     const compiled = await compile('q8');
     const texts = [1, 2, 3].map((row) => randomIds(20, SEED + row));
@@ -97,7 +122,9 @@ describe('prefill over 8-bit KV memory', () => {
 
   it('is refused for a graph with other KV memory or layers than its shape says, and for what is no graph', async () => {
     const { decodePath, shape } = await compile('q4', 'float32');
-    expect(() => floatAttention(fs.readFileSync(decodePath), shape, 16)).toThrow('not of 8 bits');
+    expect(() => floatAttention(fs.readFileSync(decodePath), { ...shape, kvType: 'int8' }, 16)).toThrow(
+      'not over KV memory of int8',
+    );
     expect(() => floatAttention(new Uint8Array(0), shape, 16)).toThrow('0 attention nodes in 2 layers');
     expect(() => floatAttention(new OnnxWriter(null).finish(), shape, 16)).toThrow('0 attention nodes in 2 layers');
     expect(() => floatAttention(Uint8Array.of(0x3a, 0xff), shape, 16)).toThrow('protobuf');
