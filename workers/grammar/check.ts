@@ -41,7 +41,7 @@ export function checkGrammar(checker: Checker, { spec, address }: GrammarCheck):
   const checked = { ...spec, calls };
   const { param } = spec.text ?? spec.calls[0]!;
   const made = instance.compileAt(address, () =>
-    attempt(checker, param, () => compileSpec(instance.xgrammar, instance.compiler, checked)),
+    attempt(checker, param, () => compileSpec(instance.xgrammar, instance.compiler, checked, instance.callSyntax)),
   );
   if (made === null) throw new ServiceError('unsupported', `${param} is too complex.`, { param });
   walk(instance, made.compiled);

@@ -1,20 +1,16 @@
 // A GrammarSpec as web-xgrammar's own notation, and compiled from it. Used where grammars are checked and where they are
-// followed, so that both compile the same. The form of a call is that of Hermes and Qwen templates, as forced-calls.ts
-// reads it; JSON is written in one line, with one space after commas and colons, as models were trained to write it.
+// followed, so that both compile the same. The form of a call is the model's own (text/call-syntax.ts); JSON is written in one line, with one space after commas and colons, as models were trained to write it.
 import { forLibrary, withShortNumbers } from './library-schema.ts';
 import { withinJson } from './string-classes.ts';
 import type { CallForm, GrammarSpec } from '../messages/grammar.ts';
+import { hermesCalls, type CallSyntax } from '../text/call-syntax.ts';
 import type { Compiler, Grammar, Handle, Xgrammar } from './xgrammar.ts';
 
-export const CALL_OPEN = '<tool_call>';
-export const CALL_CLOSE = '</tool_call>';
 const ANY_OBJECT = '{"type":"object"}';
 const SEPARATORS = { first: ', ', second: ': ' };
 
 /** What a call begins with, up to its arguments. The name is letters, digits, _ and -. */
-const callBegin = (name: string): string => `${CALL_OPEN}\n{"name": "${name}", "arguments": `;
-const CALL_END = `}\n${CALL_CLOSE}`;
-const CALL_SEPARATOR = '\n';
+const callBegin = ({ begin: [before, after] }: CallSyntax, name: string): string => before + name + after;
 
 /** Rules of a JSON schema, the first named `root`. Throws what the library throws for what it cannot do. */
 export function schemaRules(xgrammar: Xgrammar, schema: string | null): string {
@@ -36,9 +32,16 @@ export function regexRules(xgrammar: Xgrammar, pattern: string): string {
 }
 
 /** Compiles for the compiler's vocabulary. The result belongs to the caller. */
-export function compileSpec(xgrammar: Xgrammar, compiler: Compiler, spec: GrammarSpec): Handle {
-  if (spec.text === null && !spec.mustCall) return compiler.CompileStructuralTag(freeTextWithCalls(xgrammar, spec));
-  const grammar = xgrammar.Grammar.FromEBNF(rulesOf(xgrammar, spec), 'root');
+export function compileSpec(
+  xgrammar: Xgrammar,
+  compiler: Compiler,
+  spec: GrammarSpec,
+  syntax: CallSyntax = hermesCalls,
+): Handle {
+  if (spec.text === null && !spec.mustCall) {
+    return compiler.CompileStructuralTag(freeTextWithCalls(xgrammar, spec, syntax));
+  }
+  const grammar = xgrammar.Grammar.FromEBNF(rulesOf(xgrammar, spec, syntax), 'root');
   try {
     return compiler.CompileGrammar(grammar);
   } finally {
@@ -46,23 +49,31 @@ export function compileSpec(xgrammar: Xgrammar, compiler: Compiler, spec: Gramma
   }
 }
 
-/** Any text; whatever begins like a call goes on as one. */
-function freeTextWithCalls(xgrammar: Xgrammar, { calls, isParallel }: GrammarSpec): string {
-  const tags = calls.map(({ name, schema }) => ({
-    type: 'tag',
-    begin: callBegin(name),
-    content: { type: 'grammar', grammar: schemaRules(xgrammar, schema) },
-    end: CALL_END,
-  }));
-  const format = { type: 'triggered_tags', triggers: [CALL_OPEN], tags, stop_after_first: !isParallel };
-  return JSON.stringify({ type: 'structural_tag', format: { ...format, at_least_one: false } });
+function tag(begin: string, grammar: string, end: string): object {
+  return { type: 'tag', begin, content: { type: 'grammar', grammar }, end };
 }
 
-/** Calls of an answer that has to call, at most: a small model repeats one until the context is full. */
-const MAX_CALLS = 8;
+/** Any text; whatever begins like a call goes on as one. */
+function freeTextWithCalls(xgrammar: Xgrammar, { calls, isParallel }: GrammarSpec, syntax: CallSyntax): string {
+  const { kind, openers, open, close, end, maxCalls } = syntax;
+  let tags: object[];
+  if (close !== '') {
+    // A list of calls goes on as a whole.
+    const rules = listRules(xgrammar, calls, isParallel, syntax);
+    tags = [tag(open, ['root ::= call more_1', ...rules].join('\n'), close)];
+  } else {
+    const prefixes = kind === 'llama' ? ['', openers[0]!] : [''];
+    tags = prefixes.flatMap((prefix) =>
+      calls.map(({ name, schema }) => tag(prefix + callBegin(syntax, name), schemaRules(xgrammar, schema), end)),
+    );
+  }
+  const isLast = !isParallel || maxCalls === 1 || close !== '';
+  const format = { type: 'triggered_tags', triggers: openers, tags, stop_after_first: isLast, at_least_one: false };
+  return JSON.stringify({ type: 'structural_tag', format });
+}
 
 /** The text's form, or calls, whichever are asked for. */
-function rulesOf(xgrammar: Xgrammar, { text, calls, mustCall, isParallel }: GrammarSpec): string {
+function rulesOf(xgrammar: Xgrammar, { text, calls, mustCall, isParallel }: GrammarSpec, syntax: CallSyntax): string {
   const rules: string[] = [];
   const roots: string[] = [];
   if (text !== null && !mustCall) {
@@ -71,16 +82,23 @@ function rulesOf(xgrammar: Xgrammar, { text, calls, mustCall, isParallel }: Gram
     roots.push('text_root');
   }
   if (calls.length > 0) {
-    rules.push(...callRules(xgrammar, calls));
-    const most = isParallel ? MAX_CALLS : 1;
-    for (let i = 1; i < most; i++) rules.push(`more_${i} ::= "" | ${quoted(CALL_SEPARATOR)} call more_${i + 1}`);
-    rules.push(`more_${most} ::= ""`, 'calls ::= call more_1');
+    const { open, close } = syntax;
+    rules.push(...listRules(xgrammar, calls, isParallel, syntax));
+    rules.push(`calls ::= ${quoted(open)} call more_1 ${quoted(close)}`);
     roots.push('calls');
   }
   return [`root ::= ${roots.join(' | ')}`, ...rules].join('\n');
 }
 
-function callRules(xgrammar: Xgrammar, calls: readonly CallForm[]): string[] {
+/** `call`, and with `more_1` as many further ones as there may be. */
+function listRules(xgrammar: Xgrammar, calls: readonly CallForm[], isParallel: boolean, syntax: CallSyntax): string[] {
+  const rules = callRules(xgrammar, calls, syntax);
+  const most = isParallel ? syntax.maxCalls : 1;
+  for (let i = 1; i < most; i++) rules.push(`more_${i} ::= "" | ${quoted(syntax.separator)} call more_${i + 1}`);
+  return [...rules, `more_${most} ::= ""`];
+}
+
+function callRules(xgrammar: Xgrammar, calls: readonly CallForm[], syntax: CallSyntax): string[] {
   /** Calls with the same schema share its rules. */
   const prefixes = new Map<string | null, string>();
   const rules: string[] = [];
@@ -91,7 +109,7 @@ function callRules(xgrammar: Xgrammar, calls: readonly CallForm[]): string[] {
       prefixes.set(schema, prefix);
       rules.push(withPrefix(schemaRules(xgrammar, schema), prefix));
     }
-    return `${quoted(callBegin(name))} ${prefix}root ${quoted(CALL_END)}`;
+    return `${quoted(callBegin(syntax, name))} ${prefix}root ${quoted(syntax.end)}`;
   });
   return [`call ::= ${forms.map((form) => `(${form})`).join(' | ')}`, ...rules];
 }

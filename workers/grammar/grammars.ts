@@ -128,7 +128,7 @@ export class Grammars {
     this.#dropOldest();
     try {
       const { xgrammar, compiler } = this.#instance;
-      return { handle: compileSpec(xgrammar, compiler, spec), start: 0, end: 0 };
+      return { handle: compileSpec(xgrammar, compiler, spec, this.#instance.callSyntax), start: 0, end: 0 };
     } catch (error) {
       throw new ServiceError('internal', 'the grammar could not be compiled', { cause: error });
     }

@@ -5,11 +5,13 @@
 // at an address lies there as a whole, and nothing else of the instance that receives it ever does.
 import { hash, randomUUID } from 'node:crypto';
 import { ImageSpace, type GrammarBase, type GrammarImage } from '../messages/grammar.ts';
+import { hermesCalls, type CallSyntax } from '../text/call-syntax.ts';
 import type { TextModel } from '../text/text-model.ts';
 import { loadXgrammar, type Compiler, type Handle, type Xgrammar } from './xgrammar.ts';
 
 /** What a grammar needs of a text model. */
-export type Vocabulary = Pick<TextModel, 'vocabSize' | 'eosTokenIds' | 'tokenBytes'>;
+export type Vocabulary = Pick<TextModel, 'vocabSize' | 'eosTokenIds' | 'tokenBytes'> &
+  Partial<Pick<TextModel, 'callSyntax'>>;
 
 /** More than any hole among what is allocated: comes from the end of the heap. */
 const PROBE_BYTES = 8 << 20;
@@ -20,6 +22,8 @@ export class GrammarInstance {
   readonly xgrammar: Xgrammar;
   readonly compiler: Compiler;
   readonly vocabSize: number;
+  /** How calls are written. */
+  readonly callSyntax: CallSyntax;
   /** A compiled grammar, to make others like it from an address. */
   readonly #sample: Handle;
   /** The common part, where it was kept to go back to. */
@@ -31,6 +35,7 @@ export class GrammarInstance {
   private constructor(xgrammar: Xgrammar, vocabSize: number, text: Vocabulary | GrammarBase) {
     this.xgrammar = xgrammar;
     this.vocabSize = vocabSize;
+    this.callSyntax = text.callSyntax ?? hermesCalls;
     const samples = makeSamples(xgrammar);
     this.#sample = samples.compiled;
     // All the memory at once, so that it is one piece.
@@ -69,6 +74,7 @@ export class GrammarInstance {
       bytes: shared(this.xgrammar.HEAPU8.subarray(0, this.#top + HEADER_BYTES)),
       compiler: rootOf(this.compiler),
       digest: this.#digest,
+      callSyntax: this.callSyntax,
     };
     return this.#base;
   }

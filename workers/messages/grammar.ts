@@ -1,5 +1,6 @@
 // Grammars between the main thread, the thread that checks them and engine workers.
 import type { ErrorCode } from '../../protocol/errors.ts';
+import type { CallSyntax } from '../text/call-syntax.ts';
 
 /**
  * What an answer must look like. Equal ones are compiled once, so the same request must always give the same one. `param`
@@ -54,6 +55,8 @@ export interface GrammarBase {
   bytes: Uint8Array;
   compiler: number;
   digest: string;
+  /** How its model writes calls. */
+  callSyntax: CallSyntax;
 }
 
 /** What a thread that checks grammars is started with. */

@@ -2,11 +2,13 @@
 // engine pushes every token here. What must stay true: snapshot() is plain data and a stream made from it goes on as
 // if nothing had happened, since sequences move between threads; without stops and tools a token costs a table lookup.
 import type { TokenLogprob } from '../../protocol/messages.ts';
+import { hermesCalls } from './call-syntax.ts';
 import { Detokenizer, type DetokenizerState } from './detokenizer.ts';
 import { ForcedCallParser, type ForcedCallState } from './forced-calls.ts';
 import { LogprobStream, type LogprobState } from './logprob-stream.ts';
 import { StopMatcher, type StopState } from './stop.ts';
 import type { TextModel } from './text-model.ts';
+import { TrailingCallParser, type TrailingCallState } from './trailing-calls.ts';
 import { ToolCallParser, type AnswerSink, type CallParser, type ToolCallState } from './tool-calls.ts';
 
 export type { AnswerSink } from './tool-calls.ts';
@@ -23,11 +25,13 @@ export interface AnswerOptions {
   withLogprobs?: boolean;
 }
 
+type CallState = ToolCallState | ForcedCallState | TrailingCallState;
+
 /** Plain data (structured clone): everything a stream remembers between tokens. */
 export interface AnswerState {
   detokenizer: DetokenizerState;
   stop: StopState | null;
-  tools: ToolCallState | ForcedCallState | null;
+  tools: CallState | null;
   logprobs: (LogprobState & { numPassed: number }) | null;
 }
 
@@ -43,7 +47,7 @@ export class AnswerStream {
   constructor(text: TextModel, options: AnswerOptions, state?: AnswerState) {
     this.#detokenizer = new Detokenizer(text, state?.detokenizer);
     this.#stop = options.stop.length === 0 ? null : new StopMatcher(options.stop, state?.stop ?? undefined);
-    this.#tools = options.parseTools ? callParser(options, state?.tools ?? undefined) : null;
+    this.#tools = options.parseTools ? callParser(text, options, state?.tools ?? undefined) : null;
     this.#logprobs = options.withLogprobs ? new LogprobStream(state?.logprobs ?? undefined) : null;
     this.#text = text;
     this.#numPassed = state?.logprobs?.numPassed ?? 0;
@@ -137,7 +141,10 @@ export class AnswerStream {
   }
 }
 
-function callParser(options: AnswerOptions, state: ToolCallState | ForcedCallState | undefined): CallParser {
-  if (options.isForced === true) return new ForcedCallParser(state?.kind === 'forced' ? state : undefined);
-  return new ToolCallParser(options.toolNames ?? null, state?.kind === 'found' ? state : undefined);
+function callParser(text: TextModel, options: AnswerOptions, state: CallState | undefined): CallParser {
+  const syntax = text.callSyntax ?? hermesCalls;
+  const names = options.toolNames ?? null;
+  if (options.isForced === true) return new ForcedCallParser(state?.kind === 'forced' ? state : undefined, syntax);
+  if (syntax.kind === 'hermes') return new ToolCallParser(names, state?.kind === 'found' ? state : undefined);
+  return new TrailingCallParser(syntax, names, state?.kind === 'trailing' ? state : undefined);
 }

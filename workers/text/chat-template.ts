@@ -1,9 +1,11 @@
 // Messages and tools → prompt text by the model's own Jinja template: the one door to @huggingface/jinja.
 // prompt.ts calls it. What must stay true: every string that came from a caller is guarded before the template sees
 // it, and whatever a template does with hostile input ends as a ServiceError.
+import { createHash } from 'node:crypto';
 import { Template } from '@huggingface/jinja';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { ChatMessage, ToolDefinition } from '../../protocol/messages.ts';
+import { syntaxOf, type CallSyntax } from './call-syntax.ts';
 import type { SpecialTokens } from './special-tokens.ts';
 
 export interface TemplateSources {
@@ -17,9 +19,13 @@ const MAX_DEPTH = 64;
 const PROBE = 'probe7391';
 
 export class ChatTemplate {
-  /** The template shows tools to the model and asks for calls in the form that tool-calls.ts reads. */
+  /** The template shows tools to the model and asks for calls in a form that is known. */
   readonly supportsTools: boolean;
+  /** That form; null without tools. */
+  readonly callSyntax: CallSyntax | null;
   readonly supportsSystem: boolean;
+  /** At first, until it is known: the others take any. */
+  #hasShortIds = true;
   readonly #default: Template;
   readonly #toolUse: Template;
   readonly #specials: SpecialTokens;
@@ -33,8 +39,13 @@ export class ChatTemplate {
     this.#names = names;
     this.#specials = specials;
     const user: ChatMessage = { role: 'user', content: 'hi' };
-    const withTools = this.#probe([user], [{ name: PROBE, description: '', parameters: {} }]);
-    this.supportsTools = withTools.includes(PROBE) && withTools.includes('<tool_call>');
+    const tools = [{ name: PROBE, description: '', parameters: {} }];
+    const shown = this.#probe([user], tools);
+    const call = { id: PROBE, name: PROBE, arguments: '{}' };
+    const called = this.#probe([user, { role: 'assistant', content: '', toolCalls: [call] }], tools);
+    this.callSyntax = shown.includes(PROBE) ? syntaxOf(shown, called, PROBE) : null;
+    this.supportsTools = this.callSyntax !== null;
+    this.#hasShortIds = this.callSyntax?.kind.startsWith('mistral') ?? false;
     this.supportsSystem = this.#probe([{ role: 'system', content: PROBE }, user], []).includes(PROBE);
   }
 
@@ -99,7 +110,7 @@ export class ChatTemplate {
         role: message.role,
         content: this.#specials.guard(message.content),
         ...(name === undefined ? {} : { name: this.#specials.guard(name) }),
-        ...(message.toolCallId === undefined ? {} : { tool_call_id: this.#specials.guard(message.toolCallId) }),
+        ...(message.toolCallId === undefined ? {} : { tool_call_id: this.#callId(message.toolCallId) }),
         ...(message.toolCalls === undefined || message.toolCalls.length === 0
           ? {}
           : { tool_calls: message.toolCalls.map((call) => this.#call(call)) }),
@@ -116,13 +127,21 @@ export class ChatTemplate {
     }
     const isObject = typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed);
     return {
-      id: this.#specials.guard(call.id),
+      id: this.#callId(call.id),
       type: 'function',
       function: {
         name: this.#specials.guard(call.name),
         arguments: isObject ? this.#guardJson(parsed, 'messages') : this.#specials.guard(call.arguments),
       },
     };
+  }
+
+  /** Nine letters and digits for Mistral: its templates refuse others. */
+  #callId(id: string): string {
+    if (this.#hasShortIds) {
+      return createHash('sha256').update(id).digest('hex').slice(0, 9);
+    }
+    return this.#specials.guard(id);
   }
 
   /** A copy with every string guarded, property names too. */

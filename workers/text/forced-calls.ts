@@ -1,7 +1,8 @@
 // Finds tool calls in an answer that a grammar holds to their form, so that what begins like a call is one: arguments are
 // passed on as they are made. Takes the place of tool-calls.ts in answer-stream.ts. What must stay true: the form is that
-// of workers/grammar/grammar-source.ts; the pieces of a call's arguments joined are a JSON object, or, where the
+// of call-syntax.ts; the pieces of a call's arguments joined are a JSON object, or, where the
 // answer was cut off, the beginning of one.
+import { firstOf, hermesCalls, type CallSyntax } from './call-syntax.ts';
 import { partialEnd } from './stop.ts';
 import type { AnswerSink, CallParser } from './tool-calls.ts';
 
@@ -20,16 +21,15 @@ export interface ForcedCallState {
   isEscaped: boolean;
 }
 
-type Phase = 'text' | 'head' | 'arguments' | 'tail';
-
-const OPEN = '<tool_call>';
-const TAIL = '}\n</tool_call>';
-const HEAD = /^<tool_call>\n\{"name": "([\w-]+)", "arguments": /;
+/** `more`: behind a call of a list. */
+type Phase = 'text' | 'head' | 'arguments' | 'tail' | 'more';
 
 export class ForcedCallParser implements CallParser {
   readonly #state: ForcedCallState;
+  readonly #syntax: CallSyntax;
 
-  constructor(state?: ForcedCallState) {
+  constructor(state?: ForcedCallState, syntax: CallSyntax = hermesCalls) {
+    this.#syntax = syntax;
     const none = { kind: 'forced', held: '', numCalls: 0, isAfterCall: false, phase: 'text' } as const;
     this.#state = { ...none, depth: 0, inString: false, isEscaped: false, ...state };
   }
@@ -53,7 +53,7 @@ export class ForcedCallParser implements CallParser {
     while (this.#advance(out));
   }
 
-  /** What was cut off before the arguments began is no call, and no text either. */
+  /** What was cut off before the arguments began is no call, and no text either: but an object may be an answer. */
   finish(out: AnswerSink): void {
     const { phase, held } = this.#state;
     if (phase === 'text' && !this.#isBlankAfterCall(held)) this.#pass(held.length, out);
@@ -74,36 +74,74 @@ export class ForcedCallParser implements CallParser {
       case 'arguments':
         return this.#readArguments(out);
       case 'tail':
-        if (this.#state.held.length < TAIL.length) return false;
-        this.#take(TAIL.length);
+        if (this.#state.held.length < this.#syntax.end.length) return false;
+        this.#take(this.#syntax.end.length);
         this.#state.isAfterCall = true;
-        this.#state.phase = 'text';
+        this.#state.phase = this.#syntax.close === '' ? 'text' : 'more';
         return true;
+      case 'more':
+        return this.#readMore();
     }
   }
 
   #readText(out: AnswerSink): boolean {
     const { held } = this.#state;
-    const tag = held.indexOf(OPEN);
-    let end = tag < 0 ? held.length - partialEnd(held, OPEN) : tag;
+    const { openers } = this.#syntax;
+    const tag = firstOf(held, openers);
+    let end = tag < 0 ? held.length - Math.max(...openers.map((opener) => partialEnd(held, opener))) : tag;
     // A line break before the tag belongs to the tag, as templates write it.
     if (held[end - 1] === '\n') end--;
     // After a call, white space belongs to the next call if one follows.
     const isBlank = this.#isBlankAfterCall(held.slice(0, end));
     if (!isBlank) this.#pass(end, out);
     if (tag < 0) return false;
-    this.#take(this.#state.held.indexOf(OPEN));
+    this.#take(firstOf(this.#state.held, openers));
     this.#state.phase = 'head';
     return true;
   }
 
   #readHead(out: AnswerSink): boolean {
-    const head = HEAD.exec(this.#state.held);
-    if (head === null) return false;
-    this.#take(head[0].length);
+    const { held } = this.#state;
+    const [before, after] = this.#syntax.begin;
+    const head = this.#lead(held) + before;
+    if (!held.startsWith(head)) return head.startsWith(held) ? false : this.#giveUp(out);
+    const at = head.length;
+    const name = /^[\w-]*/.exec(held.slice(at))![0];
+    const rest = held.slice(at + name.length, at + name.length + after.length);
+    if (!after.startsWith(rest)) return this.#giveUp(out);
+    if (rest.length < after.length) return false;
+    this.#take(at + name.length + after.length);
     this.#state.phase = 'arguments';
     this.#state.depth = 0;
-    out.toolBegin(this.#state.numCalls++, head[1]!);
+    out.toolBegin(this.#state.numCalls++, name);
+    return true;
+  }
+
+  /** What stands before a call's own beginning. */
+  #lead(held: string): string {
+    const { kind, open, close, separator, openers } = this.#syntax;
+    if (close !== '' && held.startsWith(separator)) return separator;
+    // Llama's tag may be left out.
+    return kind === 'llama' && held.startsWith(openers[0]!) ? openers[0]! : open;
+  }
+
+  /** An object that an answer's own form asks for, and which only begins like a call. */
+  #giveUp(out: AnswerSink): true {
+    this.#state.phase = 'text';
+    this.#pass(this.#syntax.openers.find((opener) => this.#state.held.startsWith(opener))?.length ?? 1, out);
+    return true;
+  }
+
+  #readMore(): boolean {
+    const { close, separator } = this.#syntax;
+    const { held } = this.#state;
+    if (held.startsWith(close)) {
+      this.#take(close.length);
+      this.#state.phase = 'text';
+      return true;
+    }
+    if (!held.startsWith(separator)) return false;
+    this.#state.phase = 'head';
     return true;
   }
 

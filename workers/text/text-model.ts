@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { ServiceError } from '../../protocol/errors.ts';
 import type { PromptInput } from '../messages/requests.ts';
 import { byteEncoder, byteEosId, byteSpecials, byteTemplate, byteTokenBytes } from './byte-text.ts';
+import type { CallSyntax } from './call-syntax.ts';
 import { ChatTemplate, type TemplateSources } from './chat-template.ts';
 import { tokenLabel } from './logprob-stream.ts';
 import { PlainTokenizer, specialTokensOf, type PlainEncoder, type TokenizerJson } from './plain-tokenizer.ts';
@@ -30,6 +31,8 @@ export class TextModel {
   readonly eosTokenIds: ReadonlySet<number>;
   /** Tools can be shown to the model, and its calls be understood. */
   readonly supportsTools: boolean;
+  /** How it writes calls; null without tools. */
+  readonly callSyntax: CallSyntax | null;
   /** False for models without a chat template: they only take token ids. */
   readonly supportsChat: boolean;
   /** The one space that sentencepiece writes before an answer's first word is not part of the answer. */
@@ -41,6 +44,7 @@ export class TextModel {
     this.vocabSize = parts.bytes.numIds;
     this.eosTokenIds = parts.eosTokenIds;
     this.supportsTools = parts.template?.supportsTools ?? false;
+    this.callSyntax = parts.template?.callSyntax ?? null;
     this.supportsChat = parts.template !== null;
     this.dropsFirstSpace = parts.dropsFirstSpace;
   }
@@ -57,24 +61,25 @@ export class TextModel {
     const specials = specialTokensOf(json);
     const names = specialNames(config);
     const sources = templateSources(dir, config);
+    const template = sources === null ? null : new ChatTemplate(sources, names, specials);
     return new TextModel({
       plain: new PlainTokenizer(json, config, specials),
       specials,
-      bytes: tokenBytesOf(json, specials),
+      bytes: tokenBytesOf(json, specials, template?.callSyntax?.markers),
       eosTokenIds: eosIds(dir, names, specials),
-      template: sources === null ? null : new ChatTemplate(sources, names, specials),
+      template,
       dropsFirstSpace: dropsFirstSpace(json),
     });
   }
 
   /** The fake model's text: 256 byte tokens, special ids 256 to 259, end of turn 257. */
-  static bytes(): TextModel {
+  static bytes(source: string = byteTemplate): TextModel {
     return new TextModel({
       plain: byteEncoder,
       specials: byteSpecials,
       bytes: byteTokenBytes(),
       eosTokenIds: new Set([byteEosId]),
-      template: new ChatTemplate({ default: byteTemplate }, {}, byteSpecials),
+      template: new ChatTemplate({ default: source }, {}, byteSpecials),
       dropsFirstSpace: false,
     });
   }

@@ -94,8 +94,8 @@ export function dropsFirstSpace(json: TokenizerJson): boolean {
   return hasType(json.decoder, 'Strip') || hasType(json.decoder, 'Metaspace');
 }
 
-/** Reads the vocabulary of a tokenizer.json. */
-export function tokenBytesOf(json: TokenizerJson, specials: SpecialTokens): TokenBytes {
+/** Reads the vocabulary of a tokenizer.json. shown: special tokens that answers show all the same. */
+export function tokenBytesOf(json: TokenizerJson, specials: SpecialTokens, shown: readonly string[] = []): TokenBytes {
   const isByteLevel = hasType(json.decoder, 'ByteLevel') || hasType(json.pre_tokenizer, 'ByteLevel');
   const pieces: (Uint8Array | undefined)[] = [];
   const vocab = Array.isArray(json.model.vocab)
@@ -107,7 +107,7 @@ export function tokenBytesOf(json: TokenizerJson, specials: SpecialTokens): Toke
     numIds = Math.max(numIds, id + 1);
   }
   for (const token of json.added_tokens ?? []) {
-    const isHidden = specials.byId.get(token.id)?.isSpecial ?? false;
+    const isHidden = specials.byId.get(token.id)?.isSpecial === true && !shown.includes(token.content);
     pieces[token.id] = isHidden ? undefined : encoder.encode(token.content.replaceAll('\u2581', ' '));
     numIds = Math.max(numIds, token.id + 1);
   }

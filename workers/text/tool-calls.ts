@@ -5,6 +5,7 @@ import type { TokenLogprob } from '../../protocol/messages.ts';
 import type { ForcedCallState } from './forced-calls.ts';
 import { JsonScanner } from './json-scanner.ts';
 import { partialEnd } from './stop.ts';
+import type { TrailingCallState } from './trailing-calls.ts';
 
 /** Receives an answer's text and calls, in order. `index` counts the calls of the answer from 0. */
 export interface AnswerSink {
@@ -17,7 +18,10 @@ export interface AnswerSink {
   toolEnd(index: number): void;
 }
 
-/** Finds the calls in an answer's text: ToolCallParser, or ForcedCallParser where a grammar makes them. */
+/**
+ * Finds the calls in an answer's text: ToolCallParser, TrailingCallParser for other forms, ForcedCallParser where a
+ * grammar makes them.
+ */
 export interface CallParser {
   readonly numCalls: number;
   /** The text ends within a call. */
@@ -25,7 +29,7 @@ export interface CallParser {
   readonly numHeld: number;
   push(piece: string, out: AnswerSink): void;
   finish(out: AnswerSink): void;
-  snapshot(): ToolCallState | ForcedCallState;
+  snapshot(): ToolCallState | ForcedCallState | TrailingCallState;
 }
 
 export interface ToolCallState {
