@@ -11,12 +11,15 @@ const OVERRUN_MS = 900;
 const MAX_OF_TENANT = 16;
 const MAX_WAITING = 64;
 const RETRY_MS = 1000;
+/** For so long a tenant whose check had to be ended is not trusted. */
+const DISTRUST_MS = 60_000;
 
 interface Account<Job> {
   creditMs: number;
   /** When that was so. */
   atMs: number;
   waiting: Job[];
+  distrustedUntilMs: number;
 }
 
 export class CheckQueue<Job extends { tenant: string }> {
@@ -36,6 +39,11 @@ export class CheckQueue<Job extends { tenant: string }> {
   /** Tenants that are remembered. */
   get numAccounts(): number {
     return this.#accounts.size;
+  }
+
+  /** A check of its had to be ended lately. */
+  isDistrusted(tenant: string): boolean {
+    return (this.#accounts.get(tenant)?.distrustedUntilMs ?? -Infinity) > this.#now();
   }
 
   /** Throws ServiceError: `rate_limited` where the tenant has to wait, `overloaded` where all have to. */
@@ -73,6 +81,7 @@ export class CheckQueue<Job extends { tenant: string }> {
   charge(tenant: string, ms: number, isOverrun: boolean): { refused: Job[]; error: ServiceError } {
     const account = this.#account(tenant);
     account.creditMs -= isOverrun ? OVERRUN_MS : ms;
+    if (isOverrun) account.distrustedUntilMs = this.#now() + DISTRUST_MS;
     const refused = account.creditMs <= 0 ? account.waiting.splice(0) : [];
     this.#numWaiting -= refused.length;
     return { refused, error: usedUp(account) };
@@ -89,7 +98,7 @@ export class CheckQueue<Job extends { tenant: string }> {
     let account = this.#accounts.get(tenant);
     if (account === undefined) {
       this.#forgetFull();
-      account = { creditMs: CREDIT_MS, atMs: now, waiting: [] };
+      account = { creditMs: CREDIT_MS, atMs: now, waiting: [], distrustedUntilMs: -Infinity };
       this.#accounts.set(tenant, account);
     }
     account.creditMs = Math.min(CREDIT_MS, account.creditMs + ((now - account.atMs) / 1000) * EARNED_PER_SECOND);
@@ -100,9 +109,9 @@ export class CheckQueue<Job extends { tenant: string }> {
   /** Accounts that are as good as new. */
   #forgetFull(): void {
     const now = this.#now();
-    for (const [tenant, { creditMs, atMs, waiting }] of this.#accounts) {
+    for (const [tenant, { creditMs, atMs, waiting, distrustedUntilMs }] of this.#accounts) {
       const isFull = creditMs + ((now - atMs) / 1000) * EARNED_PER_SECOND >= CREDIT_MS;
-      if (isFull && waiting.length === 0) this.#accounts.delete(tenant);
+      if (isFull && waiting.length === 0 && distrustedUntilMs <= now) this.#accounts.delete(tenant);
     }
   }
 }

@@ -25,7 +25,7 @@ const LIMIT_PER_CALL_MS = 10;
 const MAX_LIMIT_MS = 300;
 /** Longest time by the clock, on a machine that is too busy to let it compute. */
 const LONGEST_MS = 500;
-/** Who asks is answered so soon after he came, whatever the thread does: by the clock, and for wide vocabularies. */
+/** A tenant that sent what had to be ended is answered so soon after he came, by the clock; for wide vocabularies. */
 const DEADLINE_MS = 150;
 const WIDE_DEADLINE_MS = 180;
 const RETRY_MS = 1000;
@@ -96,8 +96,8 @@ export class GrammarChecker {
 
   /**
    * The grammar to follow, with its image. Rejects with ServiceError: `unsupported` and `invalid_request` name the field,
-   * `rate_limited` and `overloaded` say that the tenant, or all, have to wait. Within DEADLINE_MS, once there is a
-   * thread: loading one is not the grammar's fault.
+   * `rate_limited` and `overloaded` say that the tenant, or all, have to wait. Tenants that are not
+   * trusted hear within DEADLINE_MS, once there is a thread.
    */
   async check(spec: GrammarSpec, tenant: string): Promise<GrammarSpec> {
     const key = JSON.stringify(spec);
@@ -112,7 +112,7 @@ export class GrammarChecker {
       pending = this.#checkAnew(key, spec, tenant).finally(() => this.#pending.delete(key));
       this.#pending.set(key, pending);
     }
-    return await this.#inTime(pending, spec);
+    return await this.#inTime(pending, spec, tenant);
   }
 
   close(): void {
@@ -126,9 +126,9 @@ export class GrammarChecker {
   }
 
   /** The check goes on when its time is over, so that who asks again is told what came of it. */
-  async #inTime(pending: Promise<GrammarSpec>, spec: GrammarSpec): Promise<GrammarSpec> {
-    // Nothing of that is refused: what takes too long is left out.
-    if (relax(spec) !== null) return await pending;
+  async #inTime(pending: Promise<GrammarSpec>, spec: GrammarSpec, tenant: string): Promise<GrammarSpec> {
+    // Nothing of what can be relaxed is refused: what takes too long is left out.
+    if (!this.#queue.isDistrusted(tenant) || relax(spec) !== null) return await pending;
     if (this.#opening !== null) await Promise.race([this.#opening.promise, pending]);
     const late = Promise.withResolvers<never>();
     const timer = setTimeout(() => late.reject(tooLate()), this.#deadlineMs + this.#extraOf(spec));

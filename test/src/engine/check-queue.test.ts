@@ -38,6 +38,8 @@ describe('The queue of checks', () => {
     expect(queue.charge('a', 100, true).refused).toEqual([]);
     queue.take();
     const { refused, error } = queue.charge('a', 110, true);
+    expect(queue.isDistrusted('a')).toBe(true);
+    expect(queue.isDistrusted('b')).toBe(false);
     expect(refused.map(({ name }) => name)).toEqual(['2', '3']);
     expect(error).toMatchObject({ code: 'rate_limited', retryAfterMs: 8000 });
     expect(queue.size).toBe(0);
@@ -46,6 +48,8 @@ describe('The queue of checks', () => {
     clock.ms += 8100;
     enter('a', 'later');
     expect(queue.size).toBe(2);
+    clock.ms += 60_000;
+    expect(queue.isDistrusted('a')).toBe(false);
   });
 
   it('says when a tenant that used much more than its share may come again', () => {
