@@ -11,6 +11,7 @@ import type { GrammarSpec } from '../../workers/messages/grammar.ts';
 import type { PromptInput } from '../../workers/messages/requests.ts';
 import type { Caller } from '../auth/caller.ts';
 import type { Engine, EngineSink } from '../engine/types.ts';
+import { ResponseClock } from './response-clock.ts';
 import { ResponseLog } from './response-log.ts';
 import type { EndEvent } from './response-log.ts';
 
@@ -86,8 +87,6 @@ export class Response implements EngineSink {
   readonly model: string;
   readonly sessionId: string | null;
   readonly class: LatencyClass;
-  /** Epoch milliseconds, with fraction. */
-  readonly createdAtMs: number;
   readonly log = new ResponseLog();
   /** Ids of the generated tokens, also of those without text. */
   readonly tokenIds: number[] = [];
@@ -100,6 +99,7 @@ export class Response implements EngineSink {
   readonly #engine: Engine;
   readonly #options: ResponseOptions;
   readonly #hooks: ResponseHooks;
+  readonly #clock: ResponseClock;
   readonly #subscribers = new Set<Subscriber>();
   #resolveEnded!: (end: EndEvent) => void;
   #state: ResponseState;
@@ -110,9 +110,6 @@ export class Response implements EngineSink {
   #promptTokens = 0;
   #cachedTokens = 0;
   #droppedMessages = 0;
-  #prefillAtMs: number | null = null;
-  #firstTokenAtMs: number | null = null;
-  #lastTokenAtMs: number | null = null;
   #cancelAtMs: number | null = null;
   #heardTo: number | null = null;
   /** Why we cancelled it ourselves; replaces the engine's plain `cancelled`. */
@@ -126,11 +123,16 @@ export class Response implements EngineSink {
     this.model = engine.model.id;
     this.sessionId = options.session;
     this.class = options.class;
-    this.createdAtMs = hooks.now();
+    this.#clock = new ResponseClock(hooks.now());
     this.#state = { kind: 'queued', sinceMs: this.createdAtMs };
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve;
     });
+  }
+
+  /** Epoch milliseconds, with fraction. */
+  get createdAtMs(): number {
+    return this.#clock.createdAtMs;
   }
 
   get state(): ResponseState {
@@ -157,7 +159,7 @@ export class Response implements EngineSink {
 
   /** When the newest token was sampled, epoch milliseconds; null before the first. */
   get lastTokenAtMs(): number | null {
-    return this.#lastTokenAtMs;
+    return this.#clock.lastTokenAtMs;
   }
 
   /** When cancel was first asked for, epoch milliseconds. */
@@ -180,22 +182,9 @@ export class Response implements EngineSink {
     };
   }
 
-  /**
-   * Times so far, in milliseconds. A phase not reached is 0; ttftMs is 0 without a token, else queuedMs + prefillMs.
-   * The worker timed the token, this thread the prefill, perhaps only when it got round to the worker's messages: the
-   * token's own time bounds what came before it.
-   */
+  /** Times so far, in milliseconds. */
   get timings(): Timings {
-    const endMs = this.#state.kind === 'ended' ? this.#state.sinceMs : this.#hooks.now();
-    const phasesEnd = this.#firstTokenAtMs ?? endMs;
-    const prefillAt = Math.min(this.#prefillAtMs ?? phasesEnd, phasesEnd);
-    const prefillEnd = this.#prefillAtMs === null ? prefillAt : phasesEnd;
-    return {
-      queuedMs: Math.max(0, prefillAt - this.createdAtMs),
-      prefillMs: Math.max(0, prefillEnd - prefillAt),
-      ttftMs: this.#firstTokenAtMs === null ? 0 : Math.max(0, this.#firstTokenAtMs - this.createdAtMs),
-      totalMs: Math.max(0, endMs - this.createdAtMs),
-    };
+    return this.#clock.timings(this.#state.kind === 'ended' ? this.#state.sinceMs : this.#hooks.now());
   }
 
   get sampling(): Readonly<SamplingParams> {
@@ -209,7 +198,7 @@ export class Response implements EngineSink {
 
   /** Its wait in the queue was over at some time; stays false when it ended there. */
   get wasAdmitted(): boolean {
-    return this.#prefillAtMs !== null || this.#firstTokenAtMs !== null;
+    return this.#clock.wasAdmitted;
   }
 
   /** The messages of its request, without those its session had before; null when its creator keeps them. */
@@ -351,22 +340,18 @@ export class Response implements EngineSink {
       this.#state = { kind: 'prefilling', sinceMs: now };
       this.#hooks.touched(this, false);
     }
-    // Preempted and computed again: the client's counts and times are those of the first round.
-    if (this.#prefillAtMs !== null) return;
-    this.#cachedTokens = cachedTokens;
-    this.#prefillAtMs = now;
+    // Preempted and computed again, its counts too are those of the first round.
+    if (this.#clock.prefillBegins(now)) this.#cachedTokens = cachedTokens;
   }
 
   onToken(tokenId: number, text: string, sampledAtMs: number): void {
     this.#assertLive();
-    if (this.#firstTokenAtMs === null) this.#firstTokenAtMs = sampledAtMs;
     // Tokens under way when it parked still arrive.
     if (this.#state.kind === 'queued' || this.#state.kind === 'prefilling') {
       this.#state = { kind: 'running', sinceMs: sampledAtMs };
       this.#hooks.touched(this, false);
     }
-    const gapMs = this.#lastTokenAtMs === null ? null : sampledAtMs - this.#lastTokenAtMs;
-    this.#lastTokenAtMs = sampledAtMs;
+    const gapMs = this.#clock.token(sampledAtMs);
     this.tokenIds.push(tokenId);
     this.#hooks.token(this, gapMs);
     this.onText(text);
