@@ -365,8 +365,9 @@ export function flagOf(setting: { name: string }): string {
 
 /** The text of `--help`. */
 export function helpText(): string {
+  const width = Math.max(...rows.map(([, setting]) => flagOf(setting).length));
   const lines = rows.map(([, setting]) => {
-    const head = `  ${flagOf(setting)}`.padEnd(20) + setting.name;
+    const head = `  ${flagOf(setting).padEnd(width)}  ${setting.name}`;
     return `${head}\n      ${setting.meaning}\n      Default: ${setting.defaultText}.`;
   });
   return [
