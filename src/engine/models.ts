@@ -8,6 +8,7 @@ import type { CompiledModel, CompileProgress } from '../../workers/messages/mode
 import { Embedder, type Embeddings } from './embedder.ts';
 import { IdleModels } from './idle.ts';
 import { Instances } from './instances.ts';
+import { LoadQueue } from './load-queue.ts';
 import type { LoadOptions, ModelAdmin, ModelSource, ModelView, ReloadReport } from './model-admin.ts';
 import { conflict, keyOf, ModelNames } from './model-names.ts';
 import { messageOf, viewOf } from './model-view.ts';
@@ -48,14 +49,6 @@ const DEFAULT_MAX_MODELS = 8;
 /** Models that could not be loaded, kept to be seen. */
 const MAX_FAILED = 16;
 
-/** A load or swap that waits for its turn or is under way. */
-interface Operation {
-  source: ModelSource;
-  done: Promise<ModelView>;
-  stop: AbortController;
-  watchers: Set<(view: ModelView) => void>;
-}
-
 /** Returns at once; models load in the background. */
 export function startEngines(options: EngineOptions): EngineSet {
   return new Models(options);
@@ -77,8 +70,10 @@ class Models implements EngineSet, ModelAdmin {
   readonly #names = new ModelNames();
   /** Of the start, until they serve. */
   readonly #initial = new Set<ServedModel>();
-  readonly #operations = new Map<ServedModel, Operation>();
-  #queue: Promise<unknown> = Promise.resolve();
+  readonly #loads = new LoadQueue((model) => {
+    model.progress = null;
+    this.#changed();
+  });
   #isStopping = false;
 
   constructor(options: EngineOptions) {
@@ -90,7 +85,7 @@ class Models implements EngineSet, ModelAdmin {
     this.#idle = new IdleModels(
       {
         models: this.#names.all,
-        isBusy: (model) => this.#operations.has(model),
+        isBusy: (model) => this.#loads.has(model),
         recompile: (model) => this.#recompile(model),
         changed: () => this.#changed(),
       },
@@ -158,7 +153,7 @@ class Models implements EngineSet, ModelAdmin {
   async stop(): Promise<void> {
     this.#isStopping = true;
     this.#idle.stop();
-    for (const { stop } of this.#operations.values()) stop.abort(shuttingDown());
+    this.#loads.abortAll(shuttingDown());
     for (const model of this.#names.all) model.refuseWaiting(shuttingDown());
     await Promise.all([this.#instances.stop(), this.embeddings?.stop()]);
     await this.#instances.threads.close();
@@ -180,9 +175,9 @@ class Models implements EngineSet, ModelAdmin {
     if (options.replace !== undefined) return this.#swap(options.replace, source, options);
     const known = this.#names.known(source);
     if (known) {
-      const operation = this.#operations.get(known);
-      if (operation && isSame(operation.source, source)) return this.#join(operation, options);
-      if (known.isReady && !operation && isSame(known.source, source)) return this.#again(known, options);
+      const loading = this.#loads.sourceFor(known);
+      if (loading && isSame(loading, source)) return this.#loads.join(known, options.onProgress);
+      if (known.isReady && !loading && isSame(known.source, source)) return this.#again(known, options);
       if (known.state !== 'failed') throw conflict(`there is a model ${known.model.id} already: unload or replace it`);
       this.#remove(known);
     }
@@ -200,7 +195,7 @@ class Models implements EngineSet, ModelAdmin {
     const model = this.#names.findAny(name);
     if (!model) throw new ServiceError('unknown_model', `there is no model "${name}"`, { param: 'model' });
     const { id } = model.model;
-    this.#operations.get(model)?.stop.abort(conflict(`model ${id} was unloaded meanwhile`));
+    this.#loads.abort(model, conflict(`model ${id} was unloaded meanwhile`));
     const isLoaded = model.isReady || model.state === 'draining';
     const drained = model.drain();
     if (isForced) {
@@ -290,9 +285,9 @@ class Models implements EngineSet, ModelAdmin {
     const { id } = model.model;
     const aliases = [...new Set([...(model.source.aliases ?? []), ...(given.aliases ?? [])])];
     const source = { ...given, id, aliases };
-    const operation = this.#operations.get(model);
-    if (operation && isSame(operation.source, source)) return this.#join(operation, options);
-    if (operation || !model.isReady) throw conflict(`model ${id} is being loaded or unloaded already`);
+    const loading = this.#loads.sourceFor(model);
+    if (loading && isSame(loading, source)) return this.#loads.join(model, options.onProgress);
+    if (loading || !model.isReady) throw conflict(`model ${id} is being loaded or unloaded already`);
     if (given.id !== undefined && given.id !== id) {
       const message = `id must be absent: what takes the place of ${id} takes its name`;
       throw new ServiceError('invalid_request', message, { param: 'id' });
@@ -306,7 +301,7 @@ class Models implements EngineSet, ModelAdmin {
 
   /** Compiles again, which takes a moment where nothing has changed. True when other weights serve now. */
   async #refresh(model: ServedModel, source: ModelSource): Promise<boolean> {
-    if (this.#operations.has(model)) throw conflict(`model ${model.model.id} is being loaded already`);
+    if (this.#loads.has(model)) throw conflict(`model ${model.model.id} is being loaded already`);
     this.#names.assertFree(source.aliases ?? [], model);
     let isSwapped = false;
     await this.#operate(model, source, {}, async (signal) => {
@@ -335,39 +330,24 @@ class Models implements EngineSet, ModelAdmin {
     return this.#view(model);
   }
 
-  /** One load at a time: compiling uses all the memory bandwidth there is. */
+  /** Does the work when its turn comes, and keeps the books of how it ended. */
   #operate(
     model: ServedModel,
     source: ModelSource,
-    options: LoadOptions,
+    { isDefault = false, onProgress }: LoadOptions,
     work: (signal: AbortSignal) => Promise<void>,
   ): Promise<ModelView> {
-    const stop = new AbortController();
-    const run = async (): Promise<ModelView> => {
+    return this.#loads.add(model, source, onProgress, async (signal) => {
       try {
-        stop.signal.throwIfAborted();
-        await work(stop.signal);
-        model.failure = '';
-        if (options.isDefault === true) this.#names.makeDefault(model);
-        return this.#view(model);
+        signal.throwIfAborted();
+        await work(signal);
       } catch (error) {
-        throw this.#failed(model, stop.signal.aborted ? stop.signal.reason : error);
-      } finally {
-        model.progress = null;
-        this.#operations.delete(model);
-        this.#changed();
+        throw this.#failed(model, signal.aborted ? signal.reason : error);
       }
-    };
-    const done = this.#queue.then(run);
-    this.#queue = done.catch(() => {});
-    const operation: Operation = { source, done, stop, watchers: new Set() };
-    this.#operations.set(model, operation);
-    return this.#join(operation, options);
-  }
-
-  #join(operation: Operation, { onProgress }: LoadOptions): Promise<ModelView> {
-    if (onProgress) operation.watchers.add(onProgress);
-    return operation.done;
+      model.failure = '';
+      if (isDefault) this.#names.makeDefault(model);
+      return this.#view(model);
+    });
   }
 
   #failed(model: ServedModel, error: unknown): ServiceError {
@@ -390,10 +370,9 @@ class Models implements EngineSet, ModelAdmin {
   }
 
   #report(model: ServedModel, progress: CompileProgress): void {
-    const operation = this.#operations.get(model);
-    if (!operation) return;
+    if (!this.#loads.has(model)) return;
     model.progress = progress;
-    for (const watcher of operation.watchers) watcher(this.#view(model));
+    this.#loads.tell(model, this.#view(model));
   }
 
   #add(source: ModelSource): ServedModel {
