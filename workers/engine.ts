@@ -86,6 +86,7 @@ export class Engine {
 
     if (this.#scheduler) this.#prefillInTurn(this.#scheduler);
     this.#decode();
+    if (this.#solo?.takeChange() === true) this.#lead?.send({ op: 'solo' });
     this.#move();
     this.#postGauges();
     const idleMs = this.#range.isIdle ? (this.#scheduler?.idleMs ?? IDLE_MS) : 0;

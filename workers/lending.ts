@@ -11,8 +11,8 @@ import type { Claim } from './shares.ts';
 /** Pause between two recalls, so that streams do not wander with every short prompt. */
 export const RECALL_PAUSE_MS = 30;
 
-/** Streams that were split among workers are gathered when there are so many fewer than one worker should be left. */
-const SPLIT_SLACK = 2;
+/** Streams that were split among workers are gathered when they were few enough for so long. */
+const FEW_MS = 200;
 
 interface DecodeWorker {
   link: Link<LeadMessage, DecodeMessage>;
@@ -39,6 +39,8 @@ export class Lending {
   #lastRecall = 0;
   /** Rows of decode workers that only urgent sequences get. */
   #numKept = 0;
+  /** When there were last more streams than the solo worker should be left. */
+  #manyAtMs = 0;
 
   /** `range`: the lead's own. `soloRows`: as in EngineShared. */
   constructor(range: DecodeRange, soloRows: Int32Array) {
@@ -150,11 +152,12 @@ export class Lending {
   #solo(added: number): DecodeWorker | null {
     const worker = this.#workers.get(SOLO_WORKER);
     const rows = Math.min(Atomics.load(this.#soloRows, 0), this.#range.numRows);
+    const now = performance.now();
+    if (this.numRunning > rows) this.#manyAtMs = now;
     if (worker?.isKnown !== true || this.numRunning + added > rows) return null;
-    // Those that were split stay so until they are clearly fewer, and do not wander to and fro.
+    // Those that were split stay so for a while: in the moment between one stream and the next none wanders to and fro.
     const isGathered = worker.lent.size === this.numRunning;
-    const slack = Math.min(SPLIT_SLACK, Math.floor(rows / 4));
-    return isGathered || this.numRunning + added <= rows - slack ? worker : null;
+    return isGathered || now - this.#manyAtMs >= FEW_MS ? worker : null;
   }
 
   #release(count: number): boolean {
@@ -199,6 +202,9 @@ export class Lending {
           host.held(id, home, claim);
         }
         worker.isKnown = true;
+        return;
+      case 'solo':
+        // Being woken is all: what follows is balance's.
         return;
       case 'recalled':
         worker.recalling = false;

@@ -18,6 +18,8 @@ export type LeadMessage =
 /** decode worker → lead */
 export type DecodeMessage =
   | { op: 'left'; sequence: SequenceState; kind: LeaveKind }
+  /** It should be left more or fewer streams (EngineShared.soloRows) than before. */
+  | { op: 'solo' }
   /** Answers a recall: how many are coming. */
   | { op: 'recalled'; count: number }
   /** First message on a new link: what it holds (a new lead must not touch those homes). */

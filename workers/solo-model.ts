@@ -1,14 +1,12 @@
 // A model whose decode steps may take all cores: in the one worker that few streams are left to, while no other worker
 // of this model computes. Chooses per run and tells the lead, through shared memory, how many streams that worker should
 // be left. The results are the same either way.
+import { coreWait } from './core-wait.ts';
 import type { EngineShared } from './messages/shared.ts';
 import type { Model } from './model/model.ts';
 import type { TopRows } from './sampling/top-rows.ts';
 import { MAX_SOLO_ROWS, SoloPolicy } from './solo-policy.ts';
-
-/** Streams that were split among workers are gathered again after so long, to see whether it pays now; doubles. */
-const MIN_RETRY_MS = 4000;
-const MAX_RETRY_MS = 64_000;
+import { SoloRetry } from './solo-retry.ts';
 
 export class SoloModel implements Model {
   readonly #model: Model;
@@ -16,16 +14,19 @@ export class SoloModel implements Model {
   readonly #busy: Int32Array;
   readonly #soloRows: Int32Array;
   readonly #policy: SoloPolicy;
-  #retryMs = MIN_RETRY_MS;
-  #splitSinceMs = 0;
+  readonly #retry: SoloRetry;
+  #hasChanged = false;
 
-  /** `index`: of this worker. */
-  constructor(model: Model, shared: EngineShared, index: number) {
+  /**
+   * `index`: of this worker. `takeWait`: share of its thread's time since the last call in which it had work and no core.
+   */
+  constructor(model: Model, shared: EngineShared, index: number, takeWait = coreWait()) {
     this.#model = model;
     this.#index = index;
     this.#busy = new Int32Array(shared.busy);
     this.#soloRows = new Int32Array(shared.soloRows);
     this.#policy = new SoloPolicy(this.#busy.length);
+    this.#retry = new SoloRetry(takeWait);
     this.#announce();
   }
 
@@ -47,6 +48,13 @@ export class SoloModel implements Model {
 
   get hookMisses(): number {
     return this.#model.hookMisses;
+  }
+
+  /** True once after the number of streams that this worker should be left has changed: the lead may be asleep. */
+  takeChange(): boolean {
+    const hasChanged = this.#hasChanged;
+    this.#hasChanged = false;
+    return hasChanged;
   }
 
   /** The next run of so many rows would take all cores now. */
@@ -85,10 +93,7 @@ export class SoloModel implements Model {
 
   #run(rows: number, tokens: number, run: (isAlone: boolean) => Float32Array): Float32Array {
     if (rows > MAX_SOLO_ROWS || !this.canDecodeAlone) return run(false);
-    if (!this.#areOthersIdle) {
-      this.#retry();
-      return run(false);
-    }
+    if (!this.#areOthersIdle) return this.#runSplit(rows, tokens, run);
     const isAlone = this.#policy.choose(rows);
     const started = performance.now();
     const logits = run(isAlone);
@@ -100,13 +105,18 @@ export class SoloModel implements Model {
     return logits;
   }
 
-  /** Others compute because streams were split, or prompts: only gathering the streams can show what it is worth now. */
-  #retry(): void {
-    const rows = this.#policy.soloRows;
-    if (rows === MAX_SOLO_ROWS || performance.now() - this.#splitSinceMs < this.#retryMs) return;
-    this.#retryMs = Math.min(MAX_RETRY_MS, 2 * this.#retryMs);
-    this.#policy.retry(rows + 1);
-    this.#announce();
+  /** Others compute too: streams were split, or there are prompts. */
+  #runSplit(rows: number, tokens: number, run: (isAlone: boolean) => Float32Array): Float32Array {
+    const started = performance.now();
+    const logits = run(false);
+    const now = performance.now();
+    if (tokens === 1 && !this.#areOthersIdle) this.#policy.observeSplit(rows, now - started);
+    // Only gathering the streams can show what all cores are worth now; of all streams about as many decode here.
+    if (this.#policy.soloRows < MAX_SOLO_ROWS && this.#retry.isDue(now)) {
+      this.#policy.retry(Math.min(MAX_SOLO_ROWS, rows * this.#busy.length));
+      this.#announce();
+    }
+    return logits;
   }
 
   get #areOthersIdle(): boolean {
@@ -119,7 +129,7 @@ export class SoloModel implements Model {
   #announce(): void {
     const soloRows = this.canDecodeAlone ? this.#policy.soloRows : 0;
     const before = Atomics.exchange(this.#soloRows, 0, soloRows);
-    if (soloRows < before) this.#splitSinceMs = performance.now();
-    else if (soloRows === MAX_SOLO_ROWS && before === MAX_SOLO_ROWS) this.#retryMs = MIN_RETRY_MS;
+    this.#hasChanged ||= soloRows !== before;
+    if (soloRows < before) this.#retry.gaveUp(performance.now());
   }
 }

@@ -16,7 +16,7 @@ const FADE = 0.04;
 /** A run counts as no more than so many of the other way: one long pause of the machine must not decide for seconds. */
 const MAX_RUN = 3;
 /** A trial whose runs take this much longer ends early, at the earliest after so many. */
-const LOST = 2.5;
+const LOST = 2;
 const MIN_LOST_RUNS = 12;
 /** After so many runs of one way the other is tried, for so many; the pause doubles while nothing changes by it. */
 const MIN_PAUSE = 256;
@@ -30,6 +30,8 @@ const MIN_GAIN = 0.92;
 const FIXED_COST_ROWS = 2.3;
 /** Weight of the latest run in the mean number of tokens a guessing run advances by. */
 const GUESS_FADE = 0.01;
+/** Split steps as measured cost at most so much more than single rows say: they are not measured while all cores are used. */
+const MAX_SPLIT = 1.3;
 
 /** Mean times in ms of runs of one kind. */
 interface Cost {
@@ -48,7 +50,7 @@ interface Rows {
   isAlone: boolean;
   /** Runs left to measure of a trial of the other way. */
   trial: number;
-  /** The trial's runs so far, and their time in that of the usual way. */
+  /** Runs so far of the trial, or of the first use of all cores, and their time in that of the other way. */
   tried: number;
   triedTime: number;
   sinceTrial: number;
@@ -58,6 +60,8 @@ interface Rows {
 export class SoloPolicy {
   readonly #numWorkers: number;
   readonly #rows: Rows[];
+  /** By rows in this worker: time of a step in ms while others decode too. */
+  readonly #splits = Array.from({ length: MAX_SOLO_ROWS }, () => ({ ms: 0, runs: 0 }));
   #wasAlone = false;
   /** Time of runs since the present way began. */
   #sinceChangeMs = 0;
@@ -93,17 +97,26 @@ export class SoloPolicy {
     return limit < 0 ? MAX_SOLO_ROWS : limit;
   }
 
-  /** Forgets what all cores cost this many rows, so that it is found out again. */
+  /** Forgets what all cores cost so many rows and fewer, so that it is found out again. */
   retry(rows: number): void {
-    const known = this.#rows[rows - 1];
-    if (known === undefined) return;
-    known.isAlone = true;
-    for (const cost of known.costs.values()) cost.aloneRuns = 0;
+    for (const known of this.#rows.slice(0, rows)) {
+      known.isAlone = true;
+      known.trial = known.tried = known.triedTime = 0;
+      for (const cost of known.costs.values()) cost.aloneRuns = 0;
+    }
   }
 
   /** A run of one row advanced by so many tokens, in whatever company. */
   advanced(tokens: number): void {
     this.#tokensPerRun += (tokens - this.#tokensPerRun) * GUESS_FADE;
+  }
+
+  /** A step of `rows` rows in this worker took so long while others computed too. */
+  observeSplit(rows: number, ms: number): void {
+    const split = this.#splits[rows - 1];
+    if (split === undefined) return;
+    const most = split.runs > 0 ? MAX_RUN * split.ms : Infinity;
+    split.ms += (Math.min(ms, most) - split.ms) * Math.max(FADE, 1 / ++split.runs);
   }
 
   /** `tokens`: computed for each row in that run; more than one when guesses were checked. */
@@ -120,15 +133,13 @@ export class SoloPolicy {
     cost.weight += FADE;
     if (isSettled) measure(cost, wasAlone, ms);
     if (known.trial > 0 && wasAlone !== known.isAlone) this.#tried(known, cost, ms, isSettled);
-    else if (wasAlone === known.isAlone) this.#ran(known);
+    else if (wasAlone === known.isAlone) this.#ran(known, ms);
   }
 
   /** One run of a trial of the other way. */
   #tried(known: Rows, cost: Cost, ms: number, isSettled: boolean): void {
     const usual = known.isAlone ? cost.alone : cost.own;
-    known.tried++;
-    known.triedTime += usual > 0 ? Math.min(ms / usual, MAX_RUN) : 1;
-    const isLost = known.tried >= MIN_LOST_RUNS && known.triedTime > LOST * known.tried;
+    const isLost = this.#isLost(known, ms / usual);
     if (isSettled) known.trial--;
     if (known.trial > 0 && !isLost) return;
     known.trial = 0;
@@ -140,15 +151,33 @@ export class SoloPolicy {
   }
 
   /** One run of the way that was found better. */
-  #ran(known: Rows): void {
+  #ran(known: Rows, ms: number): void {
+    const rows = this.#rows.indexOf(known) + 1;
+    const { own, aloneRuns } = totalOf(known);
+    const splitMs = this.#splitMs(rows);
     // What all cores cost is known only while they are used, so they are given up at any time and taken after a trial.
-    if (known.isAlone && !this.#compare(known)) {
+    if (known.isAlone && aloneRuns < MIN_RUNS && this.#isLost(known, ms / (splitMs ?? own))) this.#giveUp(this.#rows);
+    else if (known.isAlone && !this.#compare(known)) this.#giveUp([known]);
+    else if (++known.sinceTrial >= known.pause && splitMs === null) {
+      known.trial = TRIAL_RUNS;
+      known.tried = known.triedTime = 0;
+    }
+  }
+
+  /** One more run of a trial took so much of the other way's time: is it clear already how it ends? */
+  #isLost(known: Rows, time: number): boolean {
+    known.tried++;
+    known.triedTime += Number.isFinite(time) ? Math.min(time, MAX_RUN) : 1;
+    return known.tried >= MIN_LOST_RUNS && known.triedTime > LOST * known.tried;
+  }
+
+  /** All at once where they collapse: who takes the cores does so whatever the number of rows. */
+  #giveUp(all: readonly Rows[]): void {
+    for (const known of all) {
+      if (known.trial > 0 || !known.isAlone) continue;
       known.isAlone = false;
       known.pause = MIN_PAUSE;
       known.sinceTrial = 0;
-    } else if (++known.sinceTrial >= known.pause && this.#splitMs(this.#rows.indexOf(known) + 1) === null) {
-      known.trial = TRIAL_RUNS;
-      known.tried = known.triedTime = 0;
     }
   }
 
@@ -164,16 +193,19 @@ export class SoloPolicy {
   }
 
   /**
-   * What a step of several rows costs split among the workers, from what one row costs in one: nobody has to decode them
-   * in one worker's time to find out. Null for one row, and until one row was measured.
+   * What a step of several rows costs split among the workers: as measured while it was so, else from what one row costs
+   * in one, so that nobody has to decode them in one worker's time to find out. Null for one row, and until one row was
+   * measured.
    */
   #splitMs(rows: number): number | null {
     const one = this.#rows[0]!.costs.get(1);
     if (rows < 2 || one === undefined || one.ownRuns < MIN_RUNS) return null;
+    const share = Math.ceil(rows / this.#numWorkers);
+    const expected = (one.own * (FIXED_COST_ROWS + share)) / (FIXED_COST_ROWS + 1);
+    const { ms, runs } = this.#splits[share - 1]!;
     // Who is alone in a worker has its tokens guessed there too; two rows in one worker have not.
     const guesses = rows <= this.#numWorkers ? this.#guessGain : 1;
-    const share = (FIXED_COST_ROWS + Math.ceil(rows / this.#numWorkers)) / (FIXED_COST_ROWS + 1);
-    return (one.own * share) / guesses;
+    return (runs < MIN_RUNS ? expected : Math.min(ms, MAX_SPLIT * expected)) / guesses;
   }
 
   /** Tokens of one row per time with guesses, to those without, in one worker; 1 until it was measured. */

@@ -83,10 +83,10 @@ describe('Engine', () => {
     expect(running().reduce((sum, n) => sum + n)).toBe(6);
     expect(Math.max(...running())).toBeLessThan(6);
     for (const id of [...more, ...first.slice(0, 2)]) kit.cancel(id);
-    // The lead looks every 30 ms of real time where to send them.
-    for (let i = 0; i < 40 && running()[1] !== 2; i++) {
+    // They have to be few for 200 ms of real time.
+    for (let i = 0; i < 80 && running()[1] !== 2; i++) {
       settle(3);
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
     }
     expect(running()).toEqual([0, 2, 0]);
     kit.run();
