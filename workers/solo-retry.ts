@@ -3,12 +3,13 @@
 // sees times and shares.
 
 const MIN_PAUSE_MS = 4000;
-/** After so long it is tried whatever the cores look like: a trial takes some hundred milliseconds. */
 const MAX_PAUSE_MS = 64_000;
+/** After so many pauses it is tried however the cores look: waiting for them tells less than a trial. */
+const CROWDED_PAUSES = 4;
 /** Cores are looked at this often when it would be time. */
 const LOOK_MS = 1000;
 /** Somebody else computes when a thread with work waits for a core this share of its time. */
-export const CROWDED = 0.2;
+const CROWDED = 0.2;
 /** All cores were worth it when they were held this long. */
 const HELD_MS = 2000;
 
@@ -41,7 +42,8 @@ export class SoloRetry {
   isDue(nowMs: number): boolean {
     if (nowMs < this.#nextMs) return false;
     this.#nextMs = nowMs + LOOK_MS;
-    if (this.#takeWait() > CROWDED && nowMs - this.#splitAtMs < MAX_PAUSE_MS) return false;
+    const patienceMs = Math.min(MAX_PAUSE_MS, CROWDED_PAUSES * this.#pauseMs);
+    if (this.#takeWait() > CROWDED && nowMs - this.#splitAtMs < patienceMs) return false;
     this.#triedAtMs = this.#splitAtMs = nowMs;
     this.#nextMs = nowMs + this.#pauseMs;
     return true;
