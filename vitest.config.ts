@@ -30,8 +30,8 @@ export default defineConfig({
           pool: 'forks' as const,
           fileParallelism: false,
           // Only to end what hangs; the first that needs the default model compiles it.
-          testTimeout: 180_000,
-          hookTimeout: 300_000,
+          testTimeout: 300_000,
+          hookTimeout: 600_000,
           expect,
         },
       })),

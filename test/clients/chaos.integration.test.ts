@@ -133,7 +133,7 @@ describe(`Over a network that cuts at random (SEED=${seed}, ${numTrials} trials)
     // Few to a connection: one lives for some kilobytes, and has to open all of its sessions again within them.
     const all = Array.from({ length: Math.ceil(numSessions / 4) }, () => open(proxy.port));
     await Promise.all(Array.from({ length: numSessions }, (_, index) => talk(all[index % all.length]!, index)));
-  }, 300_000);
+  });
 });
 
 describe('A server that is killed in the middle', () => {

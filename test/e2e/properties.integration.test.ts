@@ -46,88 +46,82 @@ interface Life {
 }
 
 describe('Clients that live at random', () => {
-  it.each(seeds)(
-    'get exactly one end and the right text for every response (seed %i)',
-    { timeout: 180_000 },
-    async (seed) => {
-      const next = random(seed);
-      const pick = (count: number): number => Math.floor(next() * count);
-      const asked: { answer: Answer; request: number }[] = [];
-      const clients: NativeClient[] = [];
-      const begin = async (): Promise<Life> => {
-        const client = await NativeClient.connect(server.streamUrl);
-        clients.push(client);
-        return { client, lanes: new Set() };
-      };
-      const lives = await Promise.all(Array.from({ length: CLIENTS }, begin));
+  it.each(seeds)('get exactly one end and the right text for every response (seed %i)', async (seed) => {
+    const next = random(seed);
+    const pick = (count: number): number => Math.floor(next() * count);
+    const asked: { answer: Answer; request: number }[] = [];
+    const clients: NativeClient[] = [];
+    const begin = async (): Promise<Life> => {
+      const client = await NativeClient.connect(server.streamUrl);
+      clients.push(client);
+      return { client, lanes: new Set() };
+    };
+    const lives = await Promise.all(Array.from({ length: CLIENTS }, begin));
 
-      for (let action = 0; action < ACTIONS; action++) {
-        const index = pick(CLIENTS);
-        const life = lives[index]!;
-        const { client, lanes } = life;
-        const live = client.answers.filter(({ ending }) => ending === null);
-        const lane = [0, ...lanes][pick(lanes.size + 1)]!;
-        const what = next();
-        if (what < 0.55) {
-          if (live.length >= LIVE_PER_CLIENT) continue;
-          const request = pick(requests.length);
-          const session = pick(3) === 0 ? { session: await client.openSession() } : {};
-          asked.push({ answer: client.create({ ...requests[request]!, ...session }, lane), request });
-          if (session.session !== undefined && pick(4) === 0) {
-            client.send([Op.CloseSession, 0, client.newRequestId(), session.session]);
-          }
-        } else if (what < 0.75) {
-          const victim = live[pick(live.length)];
-          if (victim !== undefined && victim.handle > 0) client.cancel(victim);
-        } else if (what < 0.83) {
-          const number = 1 + pick(6);
-          if (lanes.has(number)) continue;
-          lanes.add(number);
-          await client.openLane(number);
-          // `next` finds old answers: each number is opened once per connection.
-          client.frames.splice(0, client.frames.length, ...client.frames.filter(([op]) => op !== Op.LaneOpened));
-        } else if (what < 0.88) {
-          if (lane !== 0) client.send([Op.CloseLane, lane]);
-          lanes.delete(lane);
-        } else if (what < 0.895) {
-          if (pick(2) === 0) client.drop();
-          else await client.close();
-          lives[index] = await begin();
-        } else {
-          await new Promise((resolve) => setTimeout(resolve, pick(20)));
+    for (let action = 0; action < ACTIONS; action++) {
+      const index = pick(CLIENTS);
+      const life = lives[index]!;
+      const { client, lanes } = life;
+      const live = client.answers.filter(({ ending }) => ending === null);
+      const lane = [0, ...lanes][pick(lanes.size + 1)]!;
+      const what = next();
+      if (what < 0.55) {
+        if (live.length >= LIVE_PER_CLIENT) continue;
+        const request = pick(requests.length);
+        const session = pick(3) === 0 ? { session: await client.openSession() } : {};
+        asked.push({ answer: client.create({ ...requests[request]!, ...session }, lane), request });
+        if (session.session !== undefined && pick(4) === 0) {
+          client.send([Op.CloseSession, 0, client.newRequestId(), session.session]);
         }
+      } else if (what < 0.75) {
+        const victim = live[pick(live.length)];
+        if (victim !== undefined && victim.handle > 0) client.cancel(victim);
+      } else if (what < 0.83) {
+        const number = 1 + pick(6);
+        if (lanes.has(number)) continue;
+        lanes.add(number);
+        await client.openLane(number);
+        // `next` finds old answers: each number is opened once per connection.
+        client.frames.splice(0, client.frames.length, ...client.frames.filter(([op]) => op !== Op.LaneOpened));
+      } else if (what < 0.88) {
+        if (lane !== 0) client.send([Op.CloseLane, lane]);
+        lanes.delete(lane);
+      } else if (what < 0.895) {
+        if (pick(2) === 0) client.drop();
+        else await client.close();
+        lives[index] = await begin();
+      } else {
+        await new Promise((resolve) => setTimeout(resolve, pick(20)));
       }
-      await Promise.all(asked.map(({ answer }) => answer.ended));
+    }
+    await Promise.all(asked.map(({ answer }) => answer.ended));
 
-      const kinds = new Map<string, number>();
-      for (const { answer, request } of asked) {
-        const { ending, text } = answer;
-        const kind = ending!.kind === 'done' ? ending!.reason : ending!.kind;
-        kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
-        if (kind === 'stop' || kind === 'length') expect(text).toBe(alone[request]);
-        else {
-          // Cut inside a character, an answer may end with the mark for half of one.
-          const settled = text.replace(/\uFFFD$/, '');
-          expect(settled).toBe(alone[request]!.slice(0, settled.length));
-        }
-        expect(['stop', 'length', 'cancelled', 'lost']).toContain(kind);
+    const kinds = new Map<string, number>();
+    for (const { answer, request } of asked) {
+      const { ending, text } = answer;
+      const kind = ending!.kind === 'done' ? ending!.reason : ending!.kind;
+      kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
+      if (kind === 'stop' || kind === 'length') expect(text).toBe(alone[request]);
+      else {
+        // Cut inside a character, an answer may end with the mark for half of one.
+        const settled = text.replace(/\uFFFD$/, '');
+        expect(settled).toBe(alone[request]!.slice(0, settled.length));
       }
-      expect(asked.length).toBeGreaterThan(60);
-      expect(kinds.get('cancelled')).toBeGreaterThan(3);
-      expect(clients.flatMap(({ violations }) => violations)).toEqual([]);
-      await Promise.all(lives.map(({ client }) => client.close()));
+      expect(['stop', 'length', 'cancelled', 'lost']).toContain(kind);
+    }
+    expect(asked.length).toBeGreaterThan(60);
+    expect(kinds.get('cancelled')).toBeGreaterThan(3);
+    expect(clients.flatMap(({ violations }) => violations)).toEqual([]);
+    await Promise.all(lives.map(({ client }) => client.close()));
 
-      await server.idle();
-      await expect.poll(() => server.metric('connections{kind="websocket"}')).toBe(0);
-      // Every place is free again: as many answers as there are rows run side by side, and all end whole.
-      const last = await NativeClient.connect(server.streamUrl);
-      const full = Array.from({ length: 8 }, () => last.create(requests[2]!));
-      await Promise.all(full.map((answer) => answer.done()));
-      expect(full.map(({ text }) => text)).toEqual(full.map(() => alone[2]));
-      await last.close();
-      console.log(
-        `seed ${seed}: ${asked.length} responses, ${[...kinds].map(([kind, n]) => `${n} ${kind}`).join(', ')}`,
-      );
-    },
-  );
+    await server.idle();
+    await expect.poll(() => server.metric('connections{kind="websocket"}')).toBe(0);
+    // Every place is free again: as many answers as there are rows run side by side, and all end whole.
+    const last = await NativeClient.connect(server.streamUrl);
+    const full = Array.from({ length: 8 }, () => last.create(requests[2]!));
+    await Promise.all(full.map((answer) => answer.done()));
+    expect(full.map(({ text }) => text)).toEqual(full.map(() => alone[2]));
+    await last.close();
+    console.log(`seed ${seed}: ${asked.length} responses, ${[...kinds].map(([kind, n]) => `${n} ${kind}`).join(', ')}`);
+  });
 });

@@ -69,36 +69,32 @@ function compare(before: Figures, after: Figures): void {
 }
 
 describe(`${STALLED} clients that stop reading`, () => {
-  it(
-    'on native sockets give their rows to others, starve nobody and fill no memory',
-    { timeout: 300_000 },
-    async () => {
-      await normalClients('warm-up');
-      const before = await normalClients('without');
-      const memoryMiB = await server.memoryMiB();
-      for (let i = 0; i < STALLED; i++) {
-        const client = await NativeClient.connect(server.streamUrl);
-        clients.push(client);
-        client.isAcking = false;
-        await client.say(`stalled ${i}`, { ignoreEos: true }).created;
-        // Some are not read at all, the others read and never acknowledge.
-        if (i % 2 === 0) client.stall();
-      }
-      const stalledMs = performance.now();
-      await server.idle(90_000);
-      console.log(`set aside after ${Math.round(performance.now() - stalledMs)} ms`);
-      const after = await normalClients('with   ');
-      const grownMiB = (await server.memoryMiB()) - memoryMiB;
-      console.log(`memory +${grownMiB.toFixed(1)} MiB`);
-      expect(grownMiB).toBeLessThan(100);
-      const stalled = clients.flatMap(({ answers }) => answers).filter(({ ending }) => ending === null);
-      expect(stalled).toHaveLength(STALLED);
-      for (const { lastSeq } of stalled) expect(lastSeq).toBeLessThanOrEqual(Limits.creditEvents);
-      compare(before, after);
-    },
-  );
+  it('on native sockets give their rows to others, starve nobody and fill no memory', async () => {
+    await normalClients('warm-up');
+    const before = await normalClients('without');
+    const memoryMiB = await server.memoryMiB();
+    for (let i = 0; i < STALLED; i++) {
+      const client = await NativeClient.connect(server.streamUrl);
+      clients.push(client);
+      client.isAcking = false;
+      await client.say(`stalled ${i}`, { ignoreEos: true }).created;
+      // Some are not read at all, the others read and never acknowledge.
+      if (i % 2 === 0) client.stall();
+    }
+    const stalledMs = performance.now();
+    await server.idle(90_000);
+    console.log(`set aside after ${Math.round(performance.now() - stalledMs)} ms`);
+    const after = await normalClients('with   ');
+    const grownMiB = (await server.memoryMiB()) - memoryMiB;
+    console.log(`memory +${grownMiB.toFixed(1)} MiB`);
+    expect(grownMiB).toBeLessThan(100);
+    const stalled = clients.flatMap(({ answers }) => answers).filter(({ ending }) => ending === null);
+    expect(stalled).toHaveLength(STALLED);
+    for (const { lastSeq } of stalled) expect(lastSeq).toBeLessThanOrEqual(Limits.creditEvents);
+    compare(before, after);
+  });
 
-  it('and read again get the whole answer, as if nothing had been', { timeout: 300_000 }, async () => {
+  it('and read again get the whole answer, as if nothing had been', async () => {
     const client = await NativeClient.connect(server.streamUrl);
     clients.push(client);
     const sampling = { ignoreEos: true, maxTokens: 1600, temperature: 0 };
@@ -119,7 +115,7 @@ describe(`${STALLED} clients that stop reading`, () => {
 
   // What is on its way to an HTTP reader fills the buffers of two kernels before the server can know that nobody reads:
   // an answer of ordinary length fits into them. So they may cost a row, but no more than somebody who reads.
-  it('on HTTP cost others no more than clients that read', { timeout: 300_000 }, async () => {
+  it('on HTTP cost others no more than clients that read', async () => {
     const fields = { ignore_eos: true, max_tokens: 500 };
     await normalClients('warm-up');
     const reading = Array.from({ length: STALLED }, (_, i) =>

@@ -115,7 +115,7 @@ describe('The check of a grammar', () => {
     // Another tenant waits for as long as it takes.
     expect(await checker.check(regex('later'), 'other')).toMatchObject(regex('later'));
     await expect(checker.check(again, 't')).rejects.toEqual(tooMuch);
-  }, 120_000);
+  });
 
   it('refuses more than may wait, and all when it is closed', async () => {
     checker = new GrammarChecker(model, patient);

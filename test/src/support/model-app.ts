@@ -29,7 +29,7 @@ export async function startModelApp(flags: readonly string[] = []): Promise<Mode
     app,
     engines,
     // As scripts do: a server too busy to check the form of an answer in time asks to come again.
-    client: new OpenAI({ baseURL: `${app.server.url}/v1`, apiKey: 'none', maxRetries: 5 }),
+    client: new OpenAI({ baseURL: `${app.server.url}/v1`, apiKey: 'none', maxRetries: 30 }),
     stop: () => app.stop(0),
   };
 }
