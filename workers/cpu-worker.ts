@@ -1,6 +1,6 @@
 // Entry of the CPU pool: stateless work that must not run where tokens are decoded. Downloading and compiling a model,
 // encoding long prompts, embeddings, and what `npm run models` asks for; one Piscina task each.
-import type { MessagePort } from 'node:worker_threads';
+import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { ServiceError } from '../protocol/errors.ts';
 import { embed, tokenize } from './embedding-tasks.ts';
 import type { CpuResult, CpuTask, EncodeResult } from './messages/cpu-tasks.ts';
@@ -11,6 +11,7 @@ import { parseHubName } from './model/hub/hub-id.ts';
 import { totalBytes } from './model/hub/listing.ts';
 import { listLocal, removeLocal, verifyLocal } from './model/hub/manage.ts';
 import { pullModel } from './model/hub/pull.ts';
+import type { Watch } from './model/progress.ts';
 import { TextModel } from './text/text-model.ts';
 
 /** Text models already loaded in this thread, by directory; '' is the fake model's. */
@@ -18,18 +19,16 @@ const texts = new Map<string, TextModel>();
 
 export default async function run(task: CpuTask): Promise<CpuResult> {
   switch (task.op) {
-    case 'compile': {
-      const { progress, op: _op, ...options } = task;
-      return withProgress(progress, (onProgress, signal) => compileModel({ ...options, onProgress, signal }));
-    }
+    case 'compile':
+      return withProgress(task, (watched) => compileModel(watched));
     case 'models':
-      return withProgress(task.progress, (onProgress) => manage(task, onProgress));
+      return withProgress(task, (watched) => manage(watched));
     case 'encode':
       return encode(task);
     case 'describeEncoder':
-      return describeEncoder(task);
+      return withProgress(task, describeEncoder);
     case 'compileEncoder':
-      return compileEncoder(task);
+      return withProgress(task, compileEncoder);
     case 'tokenize':
       return tokenize(task.encoder, task.inputs);
     case 'embed':
@@ -51,25 +50,34 @@ function encode(task: CpuTask & { op: 'encode' }): EncodeResult {
   }
 }
 
-/** Runs work that reports to a port, and closes the port at its end. Anything that arrives there aborts the signal. */
-async function withProgress<T>(
-  port: MessagePort,
-  work: (onProgress: (report: CompileProgress) => void, signal: AbortSignal) => Promise<T>,
+/** Runs work that reports to the port `progress`, and closes it at its end. Anything that arrives there stops the work. */
+async function withProgress<Task extends { progress: MessagePort }, T>(
+  { progress: port, ...options }: Task,
+  work: (options: Omit<Task, 'progress'> & Required<Watch>) => Promise<T>,
 ): Promise<T> {
   const stop = new AbortController();
-  port.on('message', () => stop.abort(new Error('stopped')));
+  const halt = (): void => stop.abort(new Error('stopped'));
+  port.on('message', halt);
+  let last = '';
+  const onProgress = (report: CompileProgress): void => {
+    // A compile computes for seconds without letting an event through.
+    if (receiveMessageOnPort(port) !== undefined) halt();
+    const text = JSON.stringify(report);
+    if (text !== last) port.postMessage(report);
+    last = text;
+  };
   try {
-    return await work((report) => port.postMessage(report), stop.signal);
+    return await work({ ...options, onProgress, signal: stop.signal });
   } finally {
     port.close();
   }
 }
 
-async function manage(
-  { action, hub, cacheDir }: CpuTask & { op: 'models' },
-  onProgress: (report: CompileProgress) => void,
-): Promise<ModelsReport> {
-  const options = { hub, cacheDir, onProgress };
+async function manage({
+  action,
+  ...options
+}: Omit<CpuTask & { op: 'models' }, 'progress'> & Required<Watch>): Promise<ModelsReport> {
+  const { hub, onProgress } = options;
   if (action.kind === 'list') return { kind: 'list', models: listLocal(options) };
   if (action.kind === 'verify') return { kind: 'verify', files: await verifyLocal(action.name, options) };
   if (action.kind === 'remove') return { kind: 'remove', bytes: await removeLocal(action.name, options) };

@@ -6,7 +6,7 @@ import { ServiceError, type ErrorCode } from '../../protocol/errors.ts';
 import type {
   CompiledEncoder,
   CpuResult,
-  CpuTask,
+  CpuRequest,
   EmbeddingInput,
   EmbeddingModelInfo,
   EmbeddingTokens,
@@ -77,7 +77,7 @@ export interface EmbedderOptions {
   numThreads: number;
   queue: Pick<QueueOptions, 'queueSize' | 'tenantQueueSize' | 'queueTimeoutMs'>;
   /** Runs a task on the CPU pool. */
-  run(task: CpuTask): Promise<CpuResult>;
+  run(task: CpuRequest): Promise<CpuResult>;
   onError(error: unknown): void;
 }
 
@@ -205,7 +205,7 @@ export class Embedder implements Embeddings {
         }
       }
     } catch (error) {
-      this.#fail(job, this.#toServiceError(error));
+      if (!job.isOver) this.#fail(job, this.#toServiceError(error));
     }
     if (job.isOver) return;
     job.inputs.sort((a, b) => b.input.tokenIds.length - a.input.tokenIds.length);

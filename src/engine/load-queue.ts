@@ -9,6 +9,8 @@ interface Load {
   source: ModelSource;
   done: Promise<ModelView>;
   stop: AbortController;
+  /** Of its download and compile, which others may want. */
+  compile: AbortController;
   watchers: Set<OnProgress>;
 }
 
@@ -46,7 +48,7 @@ export class LoadQueue {
         this.#onEnd(model);
       });
     this.#last = done.catch(() => {});
-    this.#loads.set(model, { source, done, stop, watchers: new Set() });
+    this.#loads.set(model, { source, done, stop, compile: new AbortController(), watchers: new Set() });
     return this.join(model, onProgress);
   }
 
@@ -63,9 +65,27 @@ export class LoadQueue {
   /** The load ends with this reason; nothing happens where there is none. */
   abort(model: ServedModel, reason: unknown): void {
     this.#loads.get(model)?.stop.abort(reason);
+    this.#stopCompiles();
   }
 
   abortAll(reason: unknown): void {
     for (const { stop } of this.#loads.values()) stop.abort(reason);
+    this.#stopCompiles();
+  }
+
+  /** Aborted when neither this load nor one that waits needs what is compiled for it. There must be a load. */
+  compileSignal(model: ServedModel): AbortSignal {
+    return this.#loads.get(model)!.compile.signal;
+  }
+
+  #stopCompiles(): void {
+    const loads = [...this.#loads.values()];
+    const wanted = loads.filter(({ stop }) => !stop.signal.aborted).map(({ source }) => source);
+    for (const { source, stop, compile } of loads) {
+      const isWanted = wanted.some((other) => {
+        return other.spec === source.spec && other.contextLength === source.contextLength;
+      });
+      if (!isWanted) compile.abort(stop.signal.reason);
+    }
   }
 }

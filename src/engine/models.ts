@@ -154,6 +154,7 @@ class Models implements EngineSet, ModelAdmin {
     this.#isStopping = true;
     this.#idle.stop();
     this.#loads.abortAll(shuttingDown());
+    this.#instances.threads.stopLoads();
     for (const model of this.#names.all) model.refuseWaiting(shuttingDown());
     await Promise.all([this.#instances.stop(), this.embeddings?.stop()]);
     await this.#instances.threads.close();
@@ -257,7 +258,7 @@ class Models implements EngineSet, ModelAdmin {
 
   async #load(model: ServedModel, isChecked: boolean, signal: AbortSignal): Promise<void> {
     const { source } = model;
-    const compiled = await this.#compile(model, source, signal);
+    const compiled = await this.#compile(model, source);
     this.#names.assertFree([source.id ?? compiled.info.id], model);
     await this.#serve(model, source, compiled, isChecked, signal);
   }
@@ -294,7 +295,7 @@ class Models implements EngineSet, ModelAdmin {
     }
     this.#names.assertFree(given.aliases ?? [], model);
     return this.#operate(model, source, options, async (signal) => {
-      const compiled = await this.#compile(model, source, signal);
+      const compiled = await this.#compile(model, source);
       await this.#serve(model, source, compiled, true, signal);
     });
   }
@@ -305,7 +306,7 @@ class Models implements EngineSet, ModelAdmin {
     this.#names.assertFree(source.aliases ?? [], model);
     let isSwapped = false;
     await this.#operate(model, source, {}, async (signal) => {
-      const compiled = await this.#compile(model, source, signal);
+      const compiled = await this.#compile(model, source);
       isSwapped = contentOf(compiled) !== contentOf(model.compiled!);
       if (isSwapped) return this.#serve(model, source, compiled, true, signal);
       model.source = source;
@@ -315,8 +316,8 @@ class Models implements EngineSet, ModelAdmin {
   }
 
   async #recompile(model: ServedModel): Promise<void> {
-    await this.#operate(model, model.source, {}, async (signal) => {
-      model.compiled = await this.#compile(model, model.source, signal);
+    await this.#operate(model, model.source, {}, async () => {
+      model.compiled = await this.#compile(model, model.source);
     });
   }
 
@@ -364,8 +365,9 @@ class Models implements EngineSet, ModelAdmin {
     return new ServiceError('invalid_request', message, { param: 'model', cause: error });
   }
 
-  #compile(model: ServedModel, source: ModelSource, signal: AbortSignal): Promise<CompiledModel> {
+  #compile(model: ServedModel, source: ModelSource): Promise<CompiledModel> {
     const numModels = Math.max(this.#options.models.length, this.#names.all.length);
+    const signal = this.#loads.compileSignal(model);
     return this.#instances.compile(source, numModels, (progress) => this.#report(model, progress), signal);
   }
 

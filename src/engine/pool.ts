@@ -5,7 +5,7 @@
 import { availableParallelism } from 'node:os';
 import { MessageChannel, SHARE_ENV, type MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
-import type { CpuResult, CpuTask, EncodeResult } from '../../workers/messages/cpu-tasks.ts';
+import type { CpuRequest, CpuResult, CpuTask, EncodeResult } from '../../workers/messages/cpu-tasks.ts';
 import type {
   CompiledModel,
   CompileProgress,
@@ -40,11 +40,12 @@ export class SharedThreads {
   readonly #loaders = openCpuPool(LOADER_THREADS, 0, LOADER_IDLE_MS);
   /** Opened when it is first needed: at start the cores are for the model. */
   #cpu: Piscina | null = null;
-  readonly #compiling = new Set<MessagePort>();
+  /** Of what the loaders do. */
+  readonly #progress = new Set<MessagePort>();
 
-  run(task: CpuTask): Promise<CpuResult> {
-    const isLong = task.op === 'compileEncoder' || task.op === 'describeEncoder';
-    return (isLong ? this.#loaders : this.#pool).run(task) as Promise<CpuResult>;
+  run(task: CpuRequest): Promise<CpuResult> {
+    if (task.op === 'compileEncoder' || task.op === 'describeEncoder') return this.#load(task, () => {});
+    return this.#pool.run(task) as Promise<CpuResult>;
   }
 
   async encode(compiled: CompiledModel, task: Omit<CpuTask & { op: 'encode' }, 'op' | 'textDir'>) {
@@ -56,30 +57,42 @@ export class SharedThreads {
     void this.#pool;
   }
 
-  /** Downloads and compiles. `signal` stops a download; what is being computed comes to its end unheard. */
+  /** Downloads and compiles. `signal` stops both, within the step they are at. */
   async compile(
     request: CompileRequest,
     onProgress: (progress: CompileProgress) => void,
-    signal?: AbortSignal,
+    signal: AbortSignal,
   ): Promise<CompiledModel> {
+    return (await this.#load({ op: 'compile', ...request }, onProgress, signal)) as CompiledModel;
+  }
+
+  /** Stops all downloads and compiles. */
+  stopLoads(): void {
+    for (const port of this.#progress) port.postMessage('stop');
+  }
+
+  /** Ends the threads once they are done with what they do. */
+  async close(): Promise<void> {
+    await Promise.all([this.#loaders.close({ force: true }), this.#cpu?.close({ force: true })]);
+  }
+
+  async #load(
+    request: CpuRequest,
+    onProgress: (progress: CompileProgress) => void,
+    signal?: AbortSignal,
+  ): Promise<CpuResult> {
     const { port1, port2 } = new MessageChannel();
     const stop = (): void => port1.postMessage('stop');
     port1.on('message', onProgress);
-    this.#compiling.add(port1);
+    this.#progress.add(port1);
     signal?.addEventListener('abort', stop);
     try {
-      const task: CpuTask = { op: 'compile', ...request, progress: port2 };
-      return (await this.#loaders.run(task, { transferList: [port2] })) as CompiledModel;
+      return (await this.#loaders.run({ ...request, progress: port2 }, { transferList: [port2] })) as CpuResult;
     } finally {
       signal?.removeEventListener('abort', stop);
-      this.#compiling.delete(port1);
+      this.#progress.delete(port1);
       port1.close();
     }
-  }
-
-  async close(): Promise<void> {
-    for (const port of this.#compiling) port.postMessage('stop');
-    await Promise.all([this.#loaders.close({ force: true }), this.#cpu?.close({ force: true })]);
   }
 
   get #pool(): Piscina {

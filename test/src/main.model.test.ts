@@ -1,5 +1,5 @@
-// Ending while ONNX Runtime computes is what aborts processes, so this runs on real weights.
-import { mkdtempSync, rmSync } from 'node:fs';
+// Ending while ONNX Runtime computes is what aborts processes, so this runs on real weights. They also take a while to compile.
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
@@ -25,6 +25,25 @@ describe('SIGTERM under load', () => {
       started.child.kill('SIGTERM');
       expect(await started.ended, `round ${round}: ${started.output()}`).toEqual({ code: 0, signal: null });
       for (const text of await texts) expect(text).toContain('"code":"shutting_down"');
+    }
+  });
+});
+
+describe('SIGTERM while a model is compiled', () => {
+  it('stops the compile and exits 0; nothing of it is left', async () => {
+    // Where the signal comes through only when all is compiled, this says nothing: then once more.
+    for (let attempt = 1; ; attempt++) {
+      const cold = join(cacheDir, `cold-${attempt}`);
+      const started = start('main', [], { MODEL: '', CACHE_DIR: cold });
+      await started.says(/loading: (building|packing|checking)/);
+      started.child.kill('SIGTERM');
+      expect(await started.ended, started.output()).toEqual({ code: 0, signal: null });
+      expect(started.output()).not.toContain('because of a bug');
+      const left = readdirSync(join(cold, 'models'));
+      if (attempt === 10 || left.every((name) => name.startsWith('.') || name.endsWith('.lock'))) {
+        expect(left).toEqual([]);
+        return;
+      }
     }
   });
 });

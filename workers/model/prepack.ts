@@ -8,6 +8,7 @@ import type { CompiledModel, KvArray, ModelShape } from '../messages/models.ts';
 import { alignModel } from './align.ts';
 import { OnnxModel } from './onnx-model.ts';
 import { OrtSession } from './ort-binding.ts';
+import type { OnStep } from './self-text.ts';
 
 export interface ModelFiles {
   model: string;
@@ -16,22 +17,23 @@ export interface ModelFiles {
 
 /**
  * Writes `to` from `from`. Returns false, having removed `to`, when the packed model does not compute exactly what
- * the plain one does. Throws when ONNX Runtime refuses the plain model.
+ * the plain one does. Throws when ONNX Runtime refuses the plain model, and what `onStep` throws.
  */
-export function prepack(from: ModelFiles, to: ModelFiles, shape: ModelShape): boolean {
+export function prepack(from: ModelFiles, to: ModelFiles, shape: ModelShape, onStep: OnStep): boolean {
   const packed: ModelFiles = { model: `${to.model}.unaligned`, data: `${to.data}.unaligned` };
   try {
     new OrtSession(from.model, {
       threads: 1,
       prepackTo: { path: packed.model, dataName: path.basename(packed.data) },
     }).dispose();
+    onStep();
     alignModel(packed, to);
   } finally {
     for (const file of Object.values(packed)) fs.rmSync(file, { force: true });
   }
   // Once more on a difference: a session loaded elsewhere in this process may have changed the attention kernel's
   // flag between the two loads (see ort-binding, withFlashDisabled).
-  if (sameResults(from.model, to.model, shape) || sameResults(from.model, to.model, shape)) return true;
+  for (let attempt = 0; attempt < 2; attempt++) if (sameResults(from.model, to.model, shape, onStep)) return true;
   for (const file of Object.values(to)) fs.rmSync(file, { force: true });
   return false;
 }
@@ -40,8 +42,10 @@ const CHUNK = 12;
 const STEPS = 2;
 
 /** A prompt of `CHUNK` tokens and a few single tokens (another kernel path) through both; logits and KV bit for bit. */
-function sameResults(plain: string, packed: string, shape: ModelShape): boolean {
+function sameResults(plain: string, packed: string, shape: ModelShape, onStep: OnStep): boolean {
+  onStep();
   const expected = probe(plain, shape);
+  onStep();
   const found = probe(packed, shape);
   return expected.every((part, i) => {
     const other = found[i]!;

@@ -4,6 +4,9 @@ import { GraphNames } from './graph-builder.ts';
 import { OrtSession, tensor, type Tensors } from './ort-binding.ts';
 import { kvArray, type ModelShape } from '../messages/models.ts';
 
+/** Called before each run of a graph; throws when the work is to stop. */
+export type OnStep = () => void;
+
 /** Runs `rows` sequences of equal length on; returns the logits of the flat positions [positions, vocab]. */
 export interface Rows {
   /** `tokens` [rows, S], appended after `past` ones. */
@@ -59,12 +62,14 @@ export function openRows(
 export function writeTexts(
   rows: Rows,
   options: { numRows: number; length: number; vocabSize: number; firstToken: number },
+  onStep: OnStep = () => {},
 ): number[][] {
   const { numRows, length, vocabSize, firstToken } = options;
   const texts: number[][] = Array.from({ length: numRows }, () => [firstToken]);
   const every = Array.from({ length: numRows }, (_, row) => row);
   const random = shares();
   for (let step = 0; step < length - 1; step++) {
+    onStep();
     const last = texts.map((text) => text.at(-1)!);
     const logits = rows.run(last, step, every);
     for (const [row, text] of texts.entries()) {

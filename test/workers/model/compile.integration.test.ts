@@ -167,6 +167,54 @@ describe('compiled model', () => {
     expect(fs.readdirSync(path.dirname(entry))).toEqual([path.basename(entry)]);
   });
 
+  it.each(['building', 'calibrating', 'packing', 'checking'])(
+    'leaves nothing behind when it is stopped at %s',
+    async (at) => {
+      const directory = folder();
+      writeSafetensors(directory, TINY_CONFIG, tinyTensors(TINY_CONFIG, SEED), 'F32');
+      const kv = { type: 'int8', memoryBytes: Infinity } as const;
+      const stop = new AbortController();
+      const reason = new Error('not wanted any more');
+      const phases: string[] = [];
+      const onProgress = ({ phase }: { phase: string }): void => {
+        phases.push(phase);
+        if (phase === at) stop.abort(reason);
+      };
+      await expect(compile(directory, { kv, onProgress, signal: stop.signal })).rejects.toBe(reason);
+      expect(phases.filter((phase) => phase === at)).toHaveLength(1);
+      expect(fs.readdirSync(path.join(directory, 'cache', 'models'))).toEqual([]);
+      expect(worstError(await compile(directory, { kv }), directory)).toBeLessThan(3 * TOLERANCE.q8);
+    },
+  );
+
+  it('is built by who waits for it when the first is stopped, and who waits may be stopped too', async () => {
+    const directory = folder();
+    writeSafetensors(directory, TINY_CONFIG, tinyTensors(TINY_CONFIG, SEED), 'F32');
+    const [first, second] = [new AbortController(), new AbortController()];
+    const isBuilding = Promise.withResolvers<void>();
+    const stopped = compile(directory, { signal: first.signal, onProgress: () => isBuilding.resolve() });
+    await isBuilding.promise;
+    const impatient = compile(directory, {
+      signal: second.signal,
+      onProgress: ({ phase }) => {
+        if (phase.startsWith('waiting')) second.abort(new Error('second'));
+      },
+    });
+    const phases: string[] = [];
+    const patient = compile(directory, {
+      onProgress: ({ phase }) => {
+        phases.push(phase);
+        first.abort(new Error('first'));
+      },
+    });
+    await Promise.all([expect(stopped).rejects.toThrow('first'), expect(impatient).rejects.toThrow('second')]);
+    const { decodePath } = await patient;
+    expect(phases[0]).toMatch(/^waiting/);
+    expect(phases).toContain('building');
+    const entry = path.dirname(decodePath);
+    expect(fs.readdirSync(path.dirname(entry))).toEqual([path.basename(entry)]);
+  });
+
   it('takes 8-bit KV memory where fewer than four full contexts of float32 fit, in an entry of its own', async () => {
     const directory = folder();
     writeSafetensors(directory, TINY_CONFIG, tinyTensors(TINY_CONFIG, SEED), 'F32');

@@ -152,4 +152,19 @@ describe('The embedding model', () => {
     expect(fs.readdirSync(path.join(other, 'models'))).toHaveLength(1);
     fs.rmSync(other, { recursive: true });
   });
+
+  it.each(['building', 'packing', 'checking'])(
+    'leaves nothing behind when its compile is stopped at %s',
+    async (at) => {
+      const other = temporaryFolder();
+      const stop = new AbortController();
+      const onProgress = ({ phase }: { phase: string }): void => {
+        if (phase === at) stop.abort(new Error('not wanted'));
+      };
+      const stopped = compileEncoder({ model: MODEL, cacheDir: other, signal: stop.signal, onProgress });
+      await expect(stopped).rejects.toThrow('not wanted');
+      expect(fs.readdirSync(path.join(other, 'models'))).toEqual([]);
+      fs.rmSync(other, { recursive: true });
+    },
+  );
 });
