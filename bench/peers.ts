@@ -6,7 +6,7 @@ import type { Bench } from './bench.ts';
 import { UsageError } from './flags.ts';
 import { ClientProcess } from './load/client-process.ts';
 import type { LoadJob, LoadResult } from './load/load-client.ts';
-import { firstTokenTimes } from './load/records.ts';
+import { firstTokenTimes, type RequestRecord } from './load/records.ts';
 import { collectAnswers, judgeAnswers } from './peers/agreement.ts';
 import { OURS, peerNames, startContenders, type Contender } from './peers/contenders.ts';
 import { Judge } from './peers/judge.ts';
@@ -19,6 +19,8 @@ import { largest, percentile, sum } from './statistics.ts';
 
 const PROMPT_TOKENS = 64;
 const WARM_TOKENS = 32;
+/** Bursts are repeated for at least so long. */
+const THROUGHPUT_MS = 3000;
 /** A load that lasts longer is given up, and its contender with it. */
 const LOAD_TIMEOUT_MS = 90_000;
 
@@ -148,14 +150,20 @@ class Arena {
     }
   }
 
+  /** Bursts one after the other: a single one of few streams is over before whoever adapts to its load has done so. */
   async #throughput(contender: Contender, numStreams: number): Promise<void> {
-    const { records, startMs, cpuShare } = await this.#burst(contender, numStreams, this.#tokens);
+    const records: RequestRecord[] = [];
+    let wallMs = 0;
+    while (wallMs < THROUGHPUT_MS) {
+      const burst = await this.#burst(contender, numStreams, this.#tokens);
+      records.push(...burst.records);
+      wallMs += largest(burst.records.map(({ endAtMs }) => endAtMs)) - burst.startMs;
+      this.#clientShare = Math.max(this.#clientShare, burst.cpuShare);
+    }
     const tokens = sum(records.map(({ completionTokens }) => completionTokens));
-    const wallMs = largest(records.map(({ endAtMs }) => endAtMs)) - startMs;
     const at = `${numStreams} streams`;
     this.#rounds.add(`throughput, ${at}`, 'tokens/s', contender.name, (tokens * 1000) / wallMs);
     this.#rounds.add(`TTFT p50, ${at}`, 'ms', contender.name, percentile(firstTokenTimes(records), 0.5));
-    this.#clientShare = Math.max(this.#clientShare, cpuShare);
   }
 
   async #burst({ url, model }: Contender, streams: number, maxTokens: number): Promise<LoadResult> {
