@@ -2,7 +2,7 @@
 import type { LatencyClass, ModelInfo, TokenLogprob } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import type { ServiceError } from '../../protocol/errors.ts';
-import type { EndReason } from '../../workers/messages/events.ts';
+import type { EndReason, EngineGauges } from '../../workers/messages/events.ts';
 import type { GrammarSpec } from '../../workers/messages/grammar.ts';
 import type { PromptInput } from '../../workers/messages/requests.ts';
 
@@ -41,15 +41,7 @@ export interface SubmitOptions {
   deadlineMs?: number;
 }
 
-export interface EngineGaugesView {
-  waiting: number;
-  running: number;
-  residentSlots: number;
-  kvUsedTokens: number;
-  kvBytesPerToken: number;
-  kvReservedBytes: number;
-  hookMisses: number;
-}
+export type EngineGaugesView = Omit<EngineGauges, 'op'>;
 
 /** One model with its workers. */
 export interface Engine {
