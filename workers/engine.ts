@@ -1,6 +1,7 @@
 // The engine loop of one worker thread: drain → schedule → forward → sample → emit, one message to the main thread per
-// step, or per few short ones. Worker 0 is the lead and owns a Scheduler; every worker owns a DecodeRange. Reading order: this file, then
-// scheduler.ts (who runs where) and decode-range.ts (how a batch is kept contiguous).
+// step, or per few short ones. Worker 0 is the lead and owns a Scheduler; every worker owns a DecodeRange. The methods stand
+// in the order in which a step runs them. Then read scheduler.ts (who runs where) and decode-range.ts (how a batch is kept
+// contiguous).
 import { randomInt } from 'node:crypto';
 import { receiveMessageOnPort } from 'node:worker_threads';
 import { ServiceError } from '../protocol/errors.ts';
@@ -56,8 +57,9 @@ export class Engine {
   /** Decode worker only: the line to the lead, which may be replaced. */
   #lead: Link<DecodeMessage, LeadMessage> | null = null;
   #seenMail = -1;
-  #lastGauges = 0;
-  #gauges = '';
+  /** The gauges last posted, as JSON, and when they were last looked at. */
+  #postedGauges = '';
+  #gaugesAtMs = 0;
 
   constructor(init: WorkerInit, model: Model, text: TextModel, grammars: Grammars | null = null) {
     const { index, layout } = init;
@@ -83,7 +85,6 @@ export class Engine {
   step(): number {
     this.#takeIn();
     this.#setBusy(!this.#range.isIdle || this.#scheduler?.idleMs === 0);
-
     if (this.#scheduler) this.#prefillInTurn(this.#scheduler);
     this.#decode();
     if (this.#solo?.takeChange() === true) this.#lead?.send({ op: 'solo' });
@@ -104,9 +105,27 @@ export class Engine {
     return false;
   }
 
-  #createSpeculator(): Speculator | null {
-    return this.#init.speculation && this.#model.verifySizes.length > 0 ? new Speculator(this.#model) : null;
+  /** Mail counter as of the last drain: what `Atomics.wait` may sleep on. */
+  get seenMail(): number {
+    return this.#seenMail;
   }
+
+  /** Sequences that decode in this worker. */
+  get numDecoding(): number {
+    return this.#range.size;
+  }
+
+  /** The lead's view of all workers; null in a decode worker. */
+  get gauges(): EngineGauges | null {
+    return this.#scheduler?.gauges(this.#model.hookMisses) ?? null;
+  }
+
+  close(): void {
+    this.#scheduler?.close();
+    this.#lead?.close();
+  }
+
+  // --- 1. taking in: messages, then what has ended, then who is admitted
 
   #takeIn(): void {
     this.#drain();
@@ -115,92 +134,6 @@ export class Engine {
     // Clients learn at once that they were cancelled, queued or admitted.
     if (!this.#out.isEmpty) this.#post();
   }
-
-  /** Chunks that come before the next token of the own rows. */
-  #prefillInTurn(scheduler: Scheduler): void {
-    const started = performance.now();
-    const patienceMs = this.#range.hasUrgent ? SHORT_CHUNK_MS : PATIENT_MS;
-    let wasUrgent = scheduler.hasUrgentPrompt;
-    let isComplete = this.#prefill();
-    // An urgent prompt does not wait for a chunk of others and for the own rows too, nor for them after a short one. The
-    // rows wait longer from prompt to prompt, but not for all chunks of a long one.
-    while (!wasUrgent || performance.now() - started < (isComplete ? patienceMs : SHORT_CHUNK_MS)) {
-      if (this.#hasMail) this.#takeIn();
-      if (!scheduler.hasUrgentPrompt) return;
-      wasUrgent = true;
-      isComplete = this.#prefill();
-    }
-  }
-
-  /**
-   * Lead only: one chunk of a prompt. With its last one the first token leaves, and the sequence goes to a row; true then.
-   */
-  #prefill(): boolean {
-    const scheduler = this.#scheduler;
-    // Own streams that are about to leave do not wait for a chunk first, unless it is an urgent one.
-    if (!scheduler || (scheduler.balance() && !scheduler.hasUrgentPrompt)) return false;
-    if (scheduler.isPrefilling) this.#steps.flush();
-    const { stats } = this.#out;
-    const started = performance.now();
-    stats.prefillTokens += scheduler.prefill(this.#model);
-    stats.prefillMs += performance.now() - started;
-    if (!scheduler.hasPrefilled) return false;
-    // Before the sequence can be on its way to another worker, which would post its second token.
-    this.#post();
-    scheduler.placePrefilled();
-    return true;
-  }
-
-  /** One token for every row, or several for a single one. They leave before any copying. */
-  #decode(): void {
-    const { stats } = this.#out;
-    const started = performance.now();
-    // A run of guesses takes longer than a step, and a prompt would wait for it.
-    const speculator = this.#scheduler?.isPrefilling === true ? null : this.#speculator;
-    const postPart = (): void => this.#steps.post(this.#out.takePart(), Haste.now);
-    stats.batchSize = this.#range.decode(this.#model, this.#out, speculator, postPart);
-    stats.stepMs = performance.now() - started;
-    if (stats.batchSize === 1 && speculator) this.#solo?.advanced(1 + stats.acceptedTokens);
-    this.#post();
-  }
-
-  /** Copies between rows and homes, for a while. */
-  #move(): void {
-    const started = performance.now();
-    const moved = this.#range.move(MOVE_BUDGET_MS);
-    this.#out.stats.movedTokens += moved;
-    this.#out.stats.moveMs += performance.now() - started;
-    if (!this.#out.isEmpty) this.#post();
-  }
-
-  // The lead may find other workers' cores idle, and they may find its own: each says whether it computes.
-  #setBusy(isBusy: boolean): void {
-    const { index, threads, layout } = this.#init;
-    const taken = this.#solo?.isAlone(this.#range.size) === true ? threads * layout.numWorkers : threads;
-    Atomics.store(this.#busy, index, isBusy ? taken : 0);
-  }
-
-  /** The lead's view of all workers; null in a decode worker. */
-  get gauges(): EngineGauges | null {
-    return this.#scheduler?.gauges(this.#model.hookMisses) ?? null;
-  }
-
-  /** Sequences that decode in this worker. */
-  get numDecoding(): number {
-    return this.#range.size;
-  }
-
-  /** Mail counter as of the last drain: what `Atomics.wait` may sleep on. */
-  get seenMail(): number {
-    return this.#seenMail;
-  }
-
-  close(): void {
-    this.#scheduler?.close();
-    this.#lead?.close();
-  }
-
-  // --- messages in
 
   get #hasMail(): boolean {
     return Atomics.load(this.#ctl, Ctl.mail) !== this.#seenMail;
@@ -226,6 +159,28 @@ export class Engine {
         return this.#scheduler!.forget(message.session);
       case 'lead':
         return this.#follow(new Link(message.port, message.ctl));
+    }
+  }
+
+  /** Renders and encodes the prompt. What is wrong with one request ends that request only. */
+  #submit(request: EngineRequest): void {
+    const { prompt, others, ...first } = request;
+    const choices = [first, ...others.map((other) => ({ ...first, ...other }))];
+    try {
+      const { tokenIds, droppedMessages } =
+        prompt.kind === 'encoded' ? prompt : this.#context.text.encodePrompt(prompt, this.#context.maxLen - 1);
+      const seed = request.sampling.seed ?? randomInt(2 ** 47);
+      const [sequence, ...forks] = choices.map((meta) => {
+        const start = { meta, ids: [...tokenIds], numPrompt: tokenIds.length, home: -1, homeLength: 0 };
+        return new Sequence({ ...start, seed: choiceSeed(seed, meta.choice) }, this.#context);
+      });
+      sequence!.forks = forks;
+      this.#scheduler!.submit(sequence!);
+      if (request.session !== '') this.#send({ op: 'prompt', id: request.id, tokenIds: Int32Array.from(tokenIds) });
+      for (const { id } of choices) this.#out.encoded(id, tokenIds.length, droppedMessages);
+    } catch (error) {
+      if (!(error instanceof ServiceError)) throw error;
+      for (const { id } of choices) this.#out.end(id, 'error', error.code, error.message);
     }
   }
 
@@ -255,30 +210,6 @@ export class Engine {
     }
   }
 
-  /** Renders and encodes the prompt. What is wrong with one request ends that request only. */
-  #submit(request: EngineRequest): void {
-    const { prompt, others, ...first } = request;
-    const choices = [first, ...others.map((other) => ({ ...first, ...other }))];
-    try {
-      const { tokenIds, droppedMessages } =
-        prompt.kind === 'encoded' ? prompt : this.#context.text.encodePrompt(prompt, this.#context.maxLen - 1);
-      const seed = request.sampling.seed ?? randomInt(2 ** 47);
-      const [sequence, ...forks] = choices.map((meta) => {
-        const start = { meta, ids: [...tokenIds], numPrompt: tokenIds.length, home: -1, homeLength: 0 };
-        return new Sequence({ ...start, seed: choiceSeed(seed, meta.choice) }, this.#context);
-      });
-      sequence!.forks = forks;
-      this.#scheduler!.submit(sequence!);
-      if (request.session !== '') this.#send({ op: 'prompt', id: request.id, tokenIds: Int32Array.from(tokenIds) });
-      for (const { id } of choices) this.#out.encoded(id, tokenIds.length, droppedMessages);
-    } catch (error) {
-      if (!(error instanceof ServiceError)) throw error;
-      for (const { id } of choices) this.#out.end(id, 'error', error.code, error.message);
-    }
-  }
-
-  // --- ends
-
   #reap(): void {
     const now = Date.now();
     const ended = (sequence: Sequence, isWaiting = false): boolean => this.#endIfDue(sequence, now, isWaiting);
@@ -305,6 +236,64 @@ export class Engine {
     return true;
   }
 
+  // --- 2. prompts, in the lead only
+
+  /** Chunks that come before the next token of the own rows. */
+  #prefillInTurn(scheduler: Scheduler): void {
+    const started = performance.now();
+    const patienceMs = this.#range.hasUrgent ? SHORT_CHUNK_MS : PATIENT_MS;
+    let wasUrgent = scheduler.hasUrgentPrompt;
+    let isComplete = this.#prefill(scheduler);
+    // An urgent prompt does not wait for a chunk of others and for the own rows too, nor for them after a short one. The
+    // rows wait longer from prompt to prompt, but not for all chunks of a long one.
+    while (!wasUrgent || performance.now() - started < (isComplete ? patienceMs : SHORT_CHUNK_MS)) {
+      if (this.#hasMail) this.#takeIn();
+      if (!scheduler.hasUrgentPrompt) return;
+      wasUrgent = true;
+      isComplete = this.#prefill(scheduler);
+    }
+  }
+
+  /** One chunk of a prompt. With its last one the first token leaves, and the sequence goes to a row; true then. */
+  #prefill(scheduler: Scheduler): boolean {
+    // Own streams that are about to leave do not wait for a chunk first, unless it is an urgent one.
+    if (scheduler.balance() && !scheduler.hasUrgentPrompt) return false;
+    if (scheduler.isPrefilling) this.#steps.flush();
+    const { stats } = this.#out;
+    const started = performance.now();
+    stats.prefillTokens += scheduler.prefill(this.#model);
+    stats.prefillMs += performance.now() - started;
+    if (!scheduler.hasPrefilled) return false;
+    // Before the sequence can be on its way to another worker, which would post its second token.
+    this.#post();
+    scheduler.placePrefilled();
+    return true;
+  }
+
+  // --- 3. tokens, then copies
+
+  /** One token for every row, or several for a single one. They leave before any copying. */
+  #decode(): void {
+    const { stats } = this.#out;
+    const started = performance.now();
+    // A run of guesses takes longer than a step, and a prompt would wait for it.
+    const speculator = this.#scheduler?.isPrefilling === true ? null : this.#speculator;
+    const postPart = (): void => this.#steps.post(this.#out.takePart(), Haste.now);
+    stats.batchSize = this.#range.decode(this.#model, this.#out, speculator, postPart);
+    stats.stepMs = performance.now() - started;
+    if (stats.batchSize === 1 && speculator) this.#solo?.advanced(1 + stats.acceptedTokens);
+    this.#post();
+  }
+
+  /** Copies between rows and homes, for a while. */
+  #move(): void {
+    const started = performance.now();
+    const moved = this.#range.move(MOVE_BUDGET_MS);
+    this.#out.stats.movedTokens += moved;
+    this.#out.stats.moveMs += performance.now() - started;
+    if (!this.#out.isEmpty) this.#post();
+  }
+
   #onLeft(sequence: Sequence, kind: LeaveKind): void {
     // From here it may go on in another worker.
     this.#steps.flush();
@@ -312,7 +301,7 @@ export class Engine {
     else this.#lead!.send({ op: 'left', sequence: sequence.state(), kind });
   }
 
-  // --- messages out
+  // --- 4. messages out
 
   #post(): void {
     const { stats } = this.#out;
@@ -323,17 +312,30 @@ export class Engine {
 
   #postGauges(): void {
     const now = performance.now();
-    if (now - this.#lastGauges < GAUGE_INTERVAL_MS) return;
-    this.#lastGauges = now;
+    if (now - this.#gaugesAtMs < GAUGE_INTERVAL_MS) return;
+    this.#gaugesAtMs = now;
     const { gauges } = this;
     if (!gauges) return;
     const text = JSON.stringify(gauges);
-    if (text === this.#gauges) return;
-    this.#gauges = text;
+    if (text === this.#postedGauges) return;
+    this.#postedGauges = text;
     this.#send(gauges);
   }
 
   #send(message: FromWorker): void {
     this.#init.port.postMessage(message);
+  }
+
+  // --- besides
+
+  // The lead may find other workers' cores idle, and they may find its own: each says whether it computes.
+  #setBusy(isBusy: boolean): void {
+    const { index, threads, layout } = this.#init;
+    const taken = this.#solo?.isAlone(this.#range.size) === true ? threads * layout.numWorkers : threads;
+    Atomics.store(this.#busy, index, isBusy ? taken : 0);
+  }
+
+  #createSpeculator(): Speculator | null {
+    return this.#init.speculation && this.#model.verifySizes.length > 0 ? new Speculator(this.#model) : null;
   }
 }
