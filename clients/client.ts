@@ -88,6 +88,7 @@ export class Client {
   readonly #connection: Connection;
   readonly #watches: Watches;
   readonly #listeners = new Set<(state: ConnectionState) => void>();
+  readonly #modelListeners = new Set<(models: readonly ModelInfo[]) => void>();
   readonly #sessions = new Set<Session>();
   /** Lanes in use with their options; 0 is the connection itself and is never opened. */
   readonly #lanes = new Map<number, LaneOptions>();
@@ -95,6 +96,7 @@ export class Client {
   #openWaiters: { resolve(): void; reject(error: Error): void }[] = [];
   #readyWaiters: { resolve(welcome: WelcomeInfo): void; reject(error: Error): void }[] = [];
   #welcome: WelcomeInfo | null = null;
+  #models: readonly ModelInfo[] = [];
 
   /** Use `connect`. */
   constructor(url: string, options: ConnectOptions) {
@@ -139,14 +141,24 @@ export class Client {
     return this.#welcome;
   }
 
+  /** The models of the server, the default first, as it told them last; none before the first welcome. */
   get models(): readonly ModelInfo[] {
-    return this.#welcome?.models ?? [];
+    return this.#models;
   }
 
   /** Calls the listener on every change from now on; returns a function that ends that. */
   onState(listener: (state: ConnectionState) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /**
+   * Calls the listener whenever the server tells its models: at each welcome, and when one was loaded or unloaded, is
+   * called otherwise or became the default. Returns a function that ends that.
+   */
+  onModels(listener: (models: readonly ModelInfo[]) => void): () => void {
+    this.#modelListeners.add(listener);
+    return () => this.#modelListeners.delete(listener);
   }
 
   /**
@@ -277,10 +289,6 @@ export class Client {
       },
       repeat: (session) => this.#watches.repeat(owner, session),
       abandon: (error) => this.#watches.abandon(owner, error),
-      learnModel: (model) => {
-        const isKnown = this.models.some(({ id, contextLength }) => id === model && contextLength > 0);
-        if (!isKnown && this.#watches.numActive === 0) this.#connection.redial();
-      },
       openSession: (options) => this.session({ class: laneClass, ...options }),
       release: () => {
         forget();
@@ -314,6 +322,7 @@ export class Client {
   #stateChanged(state: ConnectionState): void {
     if (state.state === 'open') {
       this.#welcome = state.welcome;
+      this.#learnModels(state.welcome.models);
       for (const waiter of this.#readyWaiters.splice(0)) waiter.resolve(state.welcome);
     } else if (state.state !== 'connecting') {
       const error = state.state === 'waiting' ? new ConnectionLostError(state.reason) : closedError(state);
@@ -336,6 +345,11 @@ export class Client {
     this.#watches.reconnected();
     for (const session of this.#sessions) session.connectionOpened();
     for (const waiter of this.#openWaiters.splice(0)) waiter.resolve();
+  }
+
+  #learnModels(models: readonly ModelInfo[]): void {
+    this.#models = models;
+    for (const listener of this.#modelListeners) listener(models);
   }
 
   #wentDown(reason: string): void {
@@ -371,6 +385,9 @@ export class Client {
         request?.reject(isLeaving ? new ConnectionLostError('the server is leaving') : error);
         return;
       }
+      case Op.Models:
+        this.#learnModels(message[2]);
+        return;
       case Op.LaneOpened:
       case Op.LaneClosed:
       case Op.Pong:

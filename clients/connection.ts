@@ -96,13 +96,6 @@ export class Connection {
     if (this.#state.state === 'waiting') this.#open();
   }
 
-  /** Drops the connection and dials again at once: the only way to a new welcome. */
-  redial(): void {
-    if (this.#state.state !== 'open') return;
-    this.#drop(1000, 'again');
-    this.retryNow();
-  }
-
   /** Ends the connection for good. Code 1000 tells the server that nobody will come back for the answers. */
   close(): void {
     this.#end(null);
@@ -160,11 +153,6 @@ export class Connection {
   #welcomed(welcome: WelcomeInfo): void {
     if (!Array.isArray(welcome.models)) {
       this.#drop(PEER_BROKEN, 'the welcome names no models');
-      return;
-    }
-    if (this.#state.state === 'open') {
-      // Said again: the server's models have changed.
-      this.#enter({ state: 'open', welcome });
       return;
     }
     if (this.#state.state !== 'connecting') return;

@@ -36,6 +36,7 @@ const shapes: Readonly<Record<number, readonly Kind[]>> = {
   [Op.Goaway]: ['text', 'number'],
   [Op.Resumed]: ['text', 'boolean', 'numberOrNull', 'text', 'textOrNull', 'textOrNull'],
   [Op.State]: ['number', 'text', 'object'],
+  [Op.Models]: ['list'],
 };
 
 function fits(value: unknown, kind: Kind): boolean {

@@ -36,8 +36,6 @@ export interface Link {
   repeat(session: string): void;
   /** The session cannot be opened: those creates fail. */
   abandon(error: Error): void;
-  /** A model that was loading is ready: gets its description, unless that would cut off an answer. */
-  learnModel(model: string): void;
   /** Another session of the same client and class. */
   openSession(options: ClientSessionOptions): Session;
   /** Gives the lane back and forgets the session. */

@@ -76,7 +76,6 @@ export class Session {
   #makeId: string | null = null;
   /** Messages left out when it was made again, until `onOpened` has told. */
   #numDropped = 0;
-  #wasLoading = false;
   #loadingTimer: ReturnType<typeof setTimeout> | undefined;
 
   /** Use `client.session`. */
@@ -284,7 +283,6 @@ export class Session {
   }
 
   #waitForModel(error: ServiceError): void {
-    this.#wasLoading = true;
     this.#onLoading?.(error.message);
     this.#loadingTimer = setTimeout(() => this.connectionOpened(), error.retryAfterMs ?? LOADING_RETRY_MS);
   }
@@ -328,12 +326,6 @@ export class Session {
       this.#conversation.replace(messages, this.#running);
     }
     if (takesAll) this.#mustRefresh = false;
-    if (this.#wasLoading) {
-      this.#wasLoading = false;
-      // May drop the connection: the session then opens again on the next one, before anything is sent.
-      this.#link.learnModel(answer[3].model);
-      if (!this.#link.isUsable()) throw new ConnectionLostError('dialling again to learn about the model');
-    }
     this.#onOpened?.(answer[3], origin, this.#numDropped);
     this.#numDropped = 0;
   }

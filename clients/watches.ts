@@ -38,11 +38,6 @@ export class Watches {
     this.#acks = new Acks((lane, handle, seq) => host.send([Op.Ack, this.#laneOr0(lane), handle, seq]));
   }
 
-  /** Responses that a lost connection would cut off. */
-  get numActive(): number {
-    return this.#live.size + this.#asked.size;
-  }
-
   /** A response that nothing was sent for yet: `create` or `resume` follows. */
   begin(options: WatchOptions = {}): Watch {
     let feed!: ResponseFeed;

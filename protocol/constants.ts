@@ -63,6 +63,9 @@ export const Limits = {
 /** Collecting window of one socket's deltas for classes chat and batch (DESIGN §4, flush). */
 export const FLUSH_WINDOW_MS = 13;
 
+/** Changes of the models are collected for so long before clients are told. */
+export const MODELS_WINDOW_MS = 100;
+
 /** Close codes of the native socket. 4000 and above are ours; the others are RFC 6455's. */
 export const CloseCode = {
   normal: 1000,

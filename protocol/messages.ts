@@ -39,6 +39,7 @@ export const Op = {
   Goaway: 49,
   Resumed: 50,
   State: 51,
+  Models: 52,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 
@@ -122,6 +123,7 @@ export interface Timings {
 export interface ModelInfo {
   id: string;
   aliases: string[];
+  /** Tokens; 0 while the model loads. */
   contextLength: number;
   /** Sampling that reads well with this model; a suggestion for user interfaces, never applied by the server. */
   preset: Partial<SamplingParams>;
@@ -323,7 +325,9 @@ export type ServerMessage =
       epoch: string | null,
       session: string | null,
     ]
-  | [op: typeof Op.State, lane: number, handle: number, state: LiveState, detail: StateDetail];
+  | [op: typeof Op.State, lane: number, handle: number, state: LiveState, detail: StateDetail]
+  /** The models have changed since Welcome or the last of these: the whole list, the default first. */
+  | [op: typeof Op.Models, lane: 0, models: ModelInfo[]];
 
 export interface WireError {
   code: string;

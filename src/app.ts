@@ -36,6 +36,7 @@ export type AppEngines = Pick<
   | 'onStepEnd'
   | 'onStepStats'
   | 'onWorkerRestart'
+  | 'onModelsChanged'
   | 'onModelGone'
   | 'stop'
 >;
@@ -105,6 +106,7 @@ export function startApp(config: AppConfig, log: Log, serverName: string, startE
   // No request is read before this function returns to the event loop.
   const engines = startEngines();
   engines.onStepEnd = (isCollected) => responses.publish(isCollected);
+  engines.onModelsChanged = () => sockets.modelsChanged();
   engines.onModelGone = (model) => metrics.forgetModel(model);
   engines.onStepStats = (model, stats) => metrics.onStep(model, stats);
   const { embeddings } = engines;

@@ -71,7 +71,10 @@ export class App {
     this.#dot.dataset['state'] = state.state;
     this.#dot.setAttribute('aria-label', stateNames[state.state]);
     this.#dot.title = stateNames[state.state];
-    if (state.state !== 'open') return;
+  }
+
+  /** The server told its models: at the welcome, and later when they changed. */
+  modelsChanged(): void {
     const model = this.#client.models[0];
     const context =
       model === undefined || model.contextLength === 0 ? '' : `context ${model.contextLength.toLocaleString('en')}`;
@@ -94,7 +97,7 @@ export class App {
 
   #addView(chat: Chat): void {
     const view: ChatView = new ChatView(chat, {
-      settings: () => showSettings(chat, this.#client.models),
+      settings: () => showSettings(chat, this.#client),
       close: () => this.#remove(view),
       sendToAll: (text) => {
         for (const { chat: other } of this.#views) other.send(text);
@@ -184,6 +187,6 @@ export class App {
   }
 
   #about(): void {
-    showAbout(this.#client.models, this.#client.welcome?.server ?? null);
+    showAbout(this.#client);
   }
 }

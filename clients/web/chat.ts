@@ -72,10 +72,17 @@ export class Chat {
     return first.length > TITLE_CHARS ? `${first.slice(0, TITLE_CHARS)}…` : first || 'New chat';
   }
 
-  /** The model this chat uses; null before the first welcome. */
+  /** The model this chat uses, or will use when it goes on; null before the first welcome, and when there is none. */
   get model(): ModelInfo | null {
     const { models } = this.#client;
-    return models.find((model) => model.id === this.#settings.model) ?? models[0] ?? null;
+    const name = this.#session.info?.model ?? this.#settings.model;
+    return models.find(({ id }) => id === name) ?? models[0] ?? null;
+  }
+
+  /** The server no longer has the model that the session was opened with. */
+  get #isModelGone(): boolean {
+    const name = this.#session.info?.model;
+    return name !== undefined && !this.#client.models.some(({ id }) => id === name);
   }
 
   /** Sampling of the next answer: the model's preset with this chat's choices over it. */
@@ -129,13 +136,12 @@ export class Chat {
 
   /** New settings hold from the next answer on; another system prompt or model takes a new session. */
   change(settings: ChatSettings): void {
-    const needsSession = settings.system !== this.#settings.system || settings.model !== this.#settings.model;
+    const model = settings.model ?? this.#client.models[0]?.id;
+    const isOther = settings.system !== this.#settings.system || model !== this.model?.id || this.#isModelGone;
     this.#settings = settings;
-    if (needsSession) {
+    if (isOther) {
       this.stop();
-      const messages = this.#session.messages.filter((message) => message.role !== 'system');
-      void this.#session.close().catch(() => {});
-      this.#session = this.#open(null, messages);
+      this.#reopen();
     }
     this.onChange({ kind: 'about' });
     this.onStore();
@@ -177,6 +183,13 @@ export class Chat {
     const rest = withoutAnswer.slice(0, withoutAnswer.findLastIndex(({ role }) => role === 'assistant') + 1);
     void this.#session.close().catch(() => {});
     this.#session = this.#open(null, rest);
+  }
+
+  /** The same conversation in a session with the settings as they are now. */
+  #reopen(): void {
+    const messages = this.#session.messages.filter((message) => message.role !== 'system');
+    void this.#session.close().catch(() => {});
+    this.#session = this.#open(null, messages);
   }
 
   #open(session: string | null, messages: ChatMessage[]): Session {
@@ -260,8 +273,9 @@ export class Chat {
   }
 
   #run(turn: Turn): void {
-    const { sampling } = this;
-    const options: SendOptions = { ...sampling };
+    // Who never chose a model goes on with the one that is the default now.
+    if (this.#settings.model === null && this.#isModelGone) this.#reopen();
+    const options: SendOptions = { ...this.sampling };
     void this.#take(turn, this.#session.send(turn.question, options), '');
     this.onStore();
   }

@@ -1,6 +1,6 @@
 // The two dialogs: settings of one chat, and what this server and its keys can do. Native <dialog> elements bring
 // focus handling and Escape with them.
-import type { ModelInfo } from '../index.ts';
+import type { Client, ModelInfo } from '../index.ts';
 import { samplingRanges } from '../../protocol/sampling.ts';
 import type { Chat } from './chat.ts';
 import { element, iconButton, uniqueId } from './dom.ts';
@@ -8,14 +8,14 @@ import { isBuiltIn } from './empty-view.ts';
 import { icon } from './icons.ts';
 import type { ChatSettings } from './store.ts';
 
-function show(title: string, ...content: (Node | null)[]): HTMLDialogElement {
+function show(title: string, content: HTMLElement): HTMLDialogElement {
   const titleId = uniqueId('title');
   const dialog = element('dialog', { class: 'dialog', attributes: { 'aria-labelledby': titleId } });
   const close = iconButton(icon('close'), 'Close', () => dialog.close());
   dialog.append(
     element('header', { class: 'dialog-head' }, element('h2', { attributes: { id: titleId } }, title), close),
   );
-  for (const node of content) if (node !== null) dialog.append(node);
+  dialog.append(content);
   dialog.addEventListener('close', () => dialog.remove());
   dialog.addEventListener('click', (event) => {
     // The dialog itself is hit only outside its content: on the backdrop.
@@ -40,8 +40,19 @@ function field(label: string, control: HTMLElement, hint: string, value?: HTMLEl
   );
 }
 
+/** As `show`, of content in which the models are drawn again whenever they change. */
+function showWithModels(
+  client: Client,
+  draw: (models: readonly ModelInfo[]) => void,
+  title: string,
+  content: HTMLElement,
+): void {
+  draw(client.models);
+  show(title, content).addEventListener('close', client.onModels(draw));
+}
+
 /** Lets people change a chat's model, system prompt, temperature and answer length. Saved on Save only. */
-export function showSettings(chat: Chat, models: readonly ModelInfo[]): void {
+export function showSettings(chat: Chat, client: Client): void {
   const { settings, sampling, model } = chat;
   const isRunning = chat.running !== null;
   const system = element('textarea', {
@@ -70,14 +81,20 @@ export function showSettings(chat: Chat, models: readonly ModelInfo[]): void {
     },
   });
   const modelChoice = element('select', { attributes: { disabled: isRunning } });
-  for (const { id } of models) modelChoice.append(element('option', { attributes: { value: id } }, id));
-  if (model !== null) modelChoice.value = model.id;
+  const modelField = field('Model', modelChoice, 'Another model starts the conversation over with it.');
+  const drawModels = (models: readonly ModelInfo[]): void => {
+    const chosen = modelChoice.value || model?.id;
+    modelChoice.replaceChildren(
+      ...models.map(({ id }) => element('option', { attributes: { value: id, selected: id === chosen } }, id)),
+    );
+    modelField.hidden = models.length < 2;
+  };
 
   const save = (): void => {
     const tokens = maxTokens.value === '' ? null : Number(maxTokens.value);
     const preset = model?.preset.maxTokens ?? null;
     const chosen: ChatSettings = {
-      model: modelChoice.value === models[0]?.id ? null : modelChoice.value || settings.model,
+      model: modelChoice.value === client.models[0]?.id ? null : modelChoice.value || settings.model,
       system: system.value,
       temperature: hasChosenTemperature ? Number(temperature.value) : null,
       maxTokens: tokens === preset ? null : tokens,
@@ -107,7 +124,7 @@ export function showSettings(chat: Chat, models: readonly ModelInfo[]): void {
       attributes: { method: 'dialog' },
       on: { submit: save },
     },
-    models.length > 1 ? field('Model', modelChoice, 'Another model starts the conversation over with it.') : null,
+    modelField,
     field(
       'System prompt',
       system,
@@ -126,7 +143,7 @@ export function showSettings(chat: Chat, models: readonly ModelInfo[]): void {
       element('button', { class: 'button button-primary', attributes: { type: 'submit' } }, 'Save'),
     ),
   );
-  show('Chat settings', form);
+  showWithModels(client, drawModels, 'Chat settings', form);
 }
 
 const shortcuts: [keys: string[], what: string][] = [
@@ -139,23 +156,22 @@ const shortcuts: [keys: string[], what: string][] = [
 ];
 
 /** Says what runs here, how to use another model, and which keys there are. */
-export function showAbout(models: readonly ModelInfo[], server: string | null): void {
-  const cards = models.map((model) =>
-    element(
-      'section',
-      { class: 'model-card' },
-      element('h3', {}, model.id),
-      element('p', {}, model.note),
-      element('p', { class: 'hint' }, `Context of ${model.contextLength.toLocaleString('en')} tokens`),
-    ),
+export function showAbout(client: Client): void {
+  const cards = element('div', { class: 'model-cards' });
+  const builtIn = element(
+    'p',
+    {},
+    'The built-in model has 26M parameters. It shows that everything works; it knows little.',
   );
+  const drawModels = (models: readonly ModelInfo[]): void => {
+    cards.replaceChildren(...models.map(modelCard));
+    builtIn.hidden = !models.some(isBuiltIn);
+  };
   const other = element(
     'section',
     {},
     element('h3', {}, 'Use another model'),
-    models.some(isBuiltIn)
-      ? element('p', {}, 'The built-in model has 26M parameters. It shows that everything works; it knows little.')
-      : null,
+    builtIn,
     element('pre', { class: 'command' }, 'MODEL=folder-or-org/name npm start'),
     element(
       'p',
@@ -170,16 +186,20 @@ export function showAbout(models: readonly ModelInfo[], server: string | null): 
     );
     keys.append(element('dt', {}, ...parts), element('dd', {}, what));
   }
+  const server = client.welcome?.server ?? null;
   const about = element('p', { class: 'hint' }, server === null ? '' : `All chats share one WebSocket to ${server}.`);
-  show(
-    'About this server',
-    element(
-      'div',
-      { class: 'dialog-body' },
-      ...cards,
-      other,
-      element('section', {}, element('h3', {}, 'Keys'), keys),
-      about,
-    ),
+  const shortcutList = element('section', {}, element('h3', {}, 'Keys'), keys);
+  const body = element('div', { class: 'dialog-body' }, cards, other, shortcutList, about);
+  showWithModels(client, drawModels, 'About this server', body);
+}
+
+function modelCard({ id, note, contextLength }: ModelInfo): HTMLElement {
+  const context = contextLength === 0 ? 'Loading' : `Context of ${contextLength.toLocaleString('en')} tokens`;
+  return element(
+    'section',
+    { class: 'model-card' },
+    element('h3', {}, id),
+    element('p', {}, note),
+    element('p', { class: 'hint' }, context),
   );
 }

@@ -23,6 +23,7 @@ client.onState((state) => {
   banner.show(state);
   app.stateChanged(state);
 });
+client.onModels(() => app.modelsChanged());
 banner.show(client.state);
 addEventListener('pageshow', (event) => {
   if (event.persisted) location.reload();

@@ -35,7 +35,7 @@ export interface EngineSet {
   onStepEnd: ((isCollected: boolean) => void) | null;
   onStepStats: ((model: string, stats: StepStats) => void) | null;
   onWorkerRestart: ((model: string, index: number, reason: string) => void) | null;
-  /** `engines` has changed. */
+  /** `engines`, or what they say of themselves, may have changed. */
   onModelsChanged: (() => void) | null;
   /** No request of it will come any more. */
   onModelGone: ((model: string) => void) | null;
@@ -228,7 +228,10 @@ class Models implements EngineSet, ModelAdmin {
     }
     if (sources === undefined) return report;
     const first = sources[0] && this.#names.known(sources[0]);
-    if (first?.isReady) this.#names.makeDefault(first);
+    if (first?.isReady) {
+      this.#names.makeDefault(first);
+      this.#changed();
+    }
     const wanted = new Set(sources.map(keyOf));
     for (const model of before) {
       if (wanted.has(keyOf(model.source)) || !model.isFromSettings) continue;

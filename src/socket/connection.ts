@@ -7,12 +7,13 @@ import { CloseCode, Limits, PROTOCOL_VERSION } from '../../protocol/constants.ts
 import { errorTable, ServiceError, toWireError } from '../../protocol/errors.ts';
 import type { ErrorCode } from '../../protocol/errors.ts';
 import { Op } from '../../protocol/messages.ts';
-import type { ClientMessage, HelloOptions, LaneOptions, LatencyClass, ModelInfo } from '../../protocol/messages.ts';
+import type { ClientMessage, HelloOptions, LaneOptions, LatencyClass } from '../../protocol/messages.ts';
 import { parseClientMessage } from '../../protocol/validate.ts';
 import type { Caller } from '../auth/caller.ts';
 import type { Responses } from '../responses/registry.ts';
 import type { Sessions } from '../sessions/registry.ts';
 import { dispatch } from './dispatch.ts';
+import type { ModelList } from './model-list.ts';
 import { Outbox } from './outbox.ts';
 import type { OutboxHost } from './outbox.ts';
 import type { Transport } from './transport.ts';
@@ -26,7 +27,7 @@ export interface ConnectionHost extends OutboxHost {
   readonly responses: Responses;
   /** name/version, for Welcome. */
   readonly serverName: string;
-  models(): ModelInfo[];
+  readonly models: ModelList;
   /** Where settings differ from protocol/constants.ts. */
   limits: Partial<Record<keyof typeof Limits, number>>;
   /** Throws ServiceError `unauthorized` or `expired_token`. */
@@ -59,6 +60,8 @@ export class Connection {
   refusal: ServiceError | null = null;
   readonly #transport: Transport;
   #state: State;
+  /** Version of the list of models that the client has. */
+  #modelsVersion = 0;
   /** Final refusals since then, within a second. */
   #numErrors = 0;
   #errorsSinceMs = 0;
@@ -143,11 +146,19 @@ export class Connection {
     this.instance = options.instance;
     if (options.instance !== undefined) this.origin = `instance ${options.instance}`;
     this.#state = { kind: 'open', caller, lanes: new Map() };
-    const { serverName: server } = this.host;
-    const { limits } = this.host;
-    const info = { server, connection: this.id, models: this.host.models(), limits: { ...Limits, ...limits } };
+    const { serverName: server, models, limits } = this.host;
+    const info = { server, connection: this.id, models: models.models, limits: { ...Limits, ...limits } };
+    this.#modelsVersion = models.version;
     this.outbox.control([Op.Welcome, 0, Math.min(version, PROTOCOL_VERSION), info]);
     this.host.onHello(this);
+  }
+
+  /** Tells an open connection the models, unless the client has the newest list. */
+  tellModels(): void {
+    const { models } = this.host;
+    if (!this.isOpen || this.#modelsVersion === models.version) return;
+    this.#modelsVersion = models.version;
+    this.outbox.sendFrame(models.frame);
   }
 
   openLane(lane: number, options: LaneOptions): void {

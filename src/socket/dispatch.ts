@@ -33,6 +33,8 @@ export function dispatch(connection: Connection, message: ClientMessage): void {
       assertAllowed(connection);
       if (options.session === undefined) assertAccepting(connection);
       const info = host.sessions.open(connection.caller, options, sessionRequest(connection, requestId));
+      // Who waited for a model to load knows it before the first session with it is open.
+      connection.tellModels();
       outbox.control([Op.SessionOpened, lane, requestId, info]);
       return;
     }

@@ -81,6 +81,11 @@ export class Outbox implements Subscriber {
     this.#write(message);
   }
 
+  /** As `control`, of a frame that was encoded once for many connections. */
+  sendFrame(bytes: Uint8Array): void {
+    this.#send(bytes);
+  }
+
   /** The live subscription of this response, if this connection has one. */
   find(response: Response): Subscription | undefined {
     return this.#streams?.byResponse.get(response);
@@ -325,8 +330,12 @@ export class Outbox implements Subscriber {
   #write(message: ServerMessage): number {
     if (this.#isClosed) return 0;
     const bytes = encode(message);
-    if (this.#transport.send(bytes) === 2) this.#host.onDropped(this);
+    this.#send(bytes);
     return bytes.length;
+  }
+
+  #send(bytes: Uint8Array): void {
+    if (!this.#isClosed && this.#transport.send(bytes) === 2) this.#host.onDropped(this);
   }
 }
 

@@ -11,6 +11,7 @@ import type { Response } from '../responses/response.ts';
 import type { Sessions } from '../sessions/registry.ts';
 import { Connection } from './connection.ts';
 import type { ConnectionHost, ResumeResult } from './connection.ts';
+import { ModelList } from './model-list.ts';
 import type { Outbox } from './outbox.ts';
 import type { Transport } from './transport.ts';
 
@@ -19,7 +20,7 @@ export interface SocketServerOptions {
   responses: Responses;
   /** name/version, for Welcome. */
   serverName: string;
-  /** Models for Welcome, the default first. */
+  /** The models that clients are told, the default first. */
   models: () => ModelInfo[];
   /** The caller of a token; undefined is no token. Throws ServiceError `unauthorized` or `expired_token`. */
   authenticate: (token: string | undefined) => Caller;
@@ -49,6 +50,7 @@ export class SocketServer {
   readonly #responses: Responses;
   readonly #now: () => number;
   readonly #random: () => number;
+  readonly #models: ModelList;
   readonly #host: ConnectionHost;
   readonly #connections = new Set<Connection>();
   readonly #byOutbox = new Map<Outbox, Connection>();
@@ -61,16 +63,19 @@ export class SocketServer {
   #goaway: { code: ErrorCode; retryAfterMs: number } | null = null;
 
   constructor(options: SocketServerOptions) {
-    const { responses, sessions, serverName, models, authenticate } = options;
+    const { responses, sessions, serverName, authenticate } = options;
     const busyResponses = options.busyResponses ?? BUSY_RESPONSES;
     this.#responses = responses;
     this.#now = options.now ?? (() => performance.timeOrigin + performance.now());
     this.#random = options.random ?? Math.random;
+    this.#models = new ModelList(options.models, () => {
+      for (const connection of this.#connections) connection.tellModels();
+    });
     this.#host = {
       sessions,
       responses,
       serverName,
-      models,
+      models: this.#models,
       limits: options.limits ?? {},
       authenticate,
       now: this.#now,
@@ -135,6 +140,11 @@ export class SocketServer {
     for (const connection of this.#connections) if (connection.isOpen) this.#sayGoaway(connection);
   }
 
+  /** The models may have changed: clients whose list is older are told in a moment. */
+  modelsChanged(): void {
+    this.#models.changed();
+  }
+
   /** Closes every connection, at the end of a drain. */
   closeAll(code: number, reason: string): void {
     for (const connection of this.#connections) connection.end(code, reason);
@@ -143,6 +153,7 @@ export class SocketServer {
   /** Ends the timers. Connections are left as they are. */
   stop(): void {
     clearInterval(this.#timer);
+    this.#models.stop();
     this.#stopListening();
   }
 

@@ -4,7 +4,7 @@ import { Op } from '../../protocol/messages.ts';
 import type { CreateOptions } from '../../protocol/messages.ts';
 import { ChatPage } from './support/chat-page.ts';
 import { findChromium, launchChromium } from './support/chromium.ts';
-import { words } from './support/fake-server.ts';
+import { fakeModel, words } from './support/fake-server.ts';
 import type { FakeServer, FakeServerOptions } from './support/fake-server.ts';
 import { startPageServer } from './support/page-server.ts';
 import { until } from './support/until.ts';
@@ -178,6 +178,35 @@ describe.skipIf(executable === null)('The chat page', () => {
         { role: 'assistant', content: 'one' },
       ],
     });
+  });
+
+  it('follows the models of the server, and goes on with another default when its own is gone', async () => {
+    const { server, chat } = await open();
+    await chat.ask(0, 'one');
+    await chat.isIn(0, 'done');
+    await chat.pane(0).getByRole('button', { name: 'Chat settings' }).click();
+    const picker = chat.page.getByLabel('Model');
+    expect(await picker.isVisible()).toBe(false);
+    server.peer.send([Op.Models, 0, [fakeModel, { ...fakeModel, id: 'second', aliases: [] }]]);
+    await picker.waitFor();
+    expect(await picker.locator('option').allTextContents()).toEqual(['fake-model', 'second']);
+    expect(await picker.inputValue()).toBe('fake-model');
+    await chat.page.keyboard.press('Escape');
+    server.peer.send([Op.Models, 0, [{ ...fakeModel, id: 'second', preset: { temperature: 0.3 } }]]);
+    await chat.page.locator('.model-line').filter({ hasText: 'second' }).waitFor();
+    await chat.ask(0, 'two');
+    await until(() => server.peer.messages(Op.Create).length === 2);
+    expect(server.peer.messages(Op.OpenSession).map((message) => message[3])).toMatchObject([
+      {},
+      {
+        messages: [
+          { role: 'user', content: 'one' },
+          { role: 'assistant', content: 'one' },
+        ],
+      },
+    ]);
+    expect(server.peer.messages(Op.Create).at(-1)?.[3]).toMatchObject({ sampling: { temperature: 0.3 } });
+    expect(chat.sockets.length).toBe(1);
   });
 
   it('shows what a model says as text, never as markup', async () => {

@@ -2,7 +2,14 @@
 // `clientOps` and `serverOps` are typed by Op, so a new op without a generator does not compile.
 import { Op, latencyClasses } from '../../protocol/messages.ts';
 import type { ChatMessage, ClientMessage, FinishReason, ServerMessage, SessionInfo } from '../../protocol/messages.ts';
-import type { CreateOptions, Delta, HelloOptions, LiveState, ResumeOptions } from '../../protocol/messages.ts';
+import type {
+  CreateOptions,
+  Delta,
+  HelloOptions,
+  LiveState,
+  ModelInfo,
+  ResumeOptions,
+} from '../../protocol/messages.ts';
 import type { SessionOptions, StateDetail, ToolDefinition, ViewOptions, WireError } from '../../protocol/messages.ts';
 import type { TokenAlternative, TokenLogprob } from '../../protocol/messages.ts';
 import type { ResponseFormat, ToolChoice } from '../../protocol/messages.ts';
@@ -268,10 +275,14 @@ function tokenLogprob(r: Random): TokenLogprob {
   return [...one(), r.list(0, 20, one)];
 }
 
+function modelInfo(r: Random): ModelInfo {
+  const about = { preset: sampling(r), tools: r.chance(0.5), note: r.text(0, 80) };
+  return { id: id(r), aliases: r.list(0, 3, () => id(r)), contextLength: r.int(0, 1e6), ...about };
+}
+
 const serverOps: { [O in ServerOp]: Make<Of<ServerMessage, O>> } = {
   [Op.Welcome]: (r) => {
-    const ranges = { preset: sampling(r), tools: r.chance(0.5), note: r.text(0, 80) };
-    const models = r.list(0, 2, () => ({ id: id(r), aliases: [id(r)], contextLength: r.int(1, 1e6), ...ranges }));
+    const models = r.list(0, 2, () => modelInfo(r));
     const limits = Object.fromEntries(r.list(0, 30, (index) => [`limit${index}`, r.int(0, 2 ** 40)]));
     return [Op.Welcome, 0, 1, { server: id(r), connection: id(r), models, limits }];
   },
@@ -313,6 +324,7 @@ const serverOps: { [O in ServerOp]: Make<Of<ServerMessage, O>> } = {
     const detail = r.some<StateDetail>({ position: count, promptTokens: count, cachedTokens: count });
     return [Op.State, lane(r), handle(r), r.pick(liveStates), detail];
   },
+  [Op.Models]: (r) => [Op.Models, 0, r.list(0, 8, () => modelInfo(r))],
 };
 
 const makeClient = Object.values(clientOps) as Make<ClientMessage>[];

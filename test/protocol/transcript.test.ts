@@ -5,6 +5,7 @@ import { expect, it, vi } from 'vitest';
 import { encodeCopy } from '../../protocol/codec.ts';
 import { Op } from '../../protocol/messages.ts';
 import type { ClientMessage, ServerMessage } from '../../protocol/messages.ts';
+import { fakeModel } from '../src/support/fake-engine.ts';
 import { House, settle } from '../src/support/house.ts';
 import type { TestClient } from '../src/support/house.ts';
 
@@ -20,7 +21,8 @@ vi.mock('node:crypto', async (importOriginal) => {
 const toHex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 
 it('A conversation with a lost connection and a Resume has the bytes of transcript.jsonl', async () => {
-  const house = new House({ socket: { serverName: 'tokenwire/0.1.0' } });
+  const models = [fakeModel];
+  const house = new House({ socket: { serverName: 'tokenwire/0.1.0', models: () => models } });
   const lines: object[] = [];
   let connection = 0;
   let client!: TestClient;
@@ -110,6 +112,10 @@ it('A conversation with a lost connection and a Resume has the bytes of transcri
   say('Done and Cancelled follow within an engine step.', [Op.Cancel, 3, 2]);
   await steps(1);
   say('', [Op.Ack, 3, 2, 3]);
+  // Nobody asked for this one.
+  models.push({ ...fakeModel, id: 'another', aliases: [] });
+  house.sockets.modelsChanged();
+  await vi.waitFor(() => expect(heard()).toHaveLength(1));
   say('', [Op.History, 0, 'q-d4418a', session]);
   end('client', 1000, 'Done: what still ran here would be cancelled.');
   house.stop();

@@ -291,6 +291,14 @@ describe('Models at run time', () => {
     expect(again).toMatchObject({ unchanged: ['c', 'b'], loaded: [], failed: [] });
     expect(engines.find('ocean').model.id).toBe('c');
     expect(() => engines.find('sea')).toThrow('there is no model "sea"');
+    // Another order is told too: the first is the default.
+    let told: string[] = [];
+    engines.onModelsChanged = () => (told = engines.engines.map(({ model }) => model.id));
+    await admin.reload([
+      { spec: 'fake:stepMs=1', id: 'b' },
+      { spec: 'fake:', id: 'c', aliases: ['ocean'] },
+    ]);
+    expect(told).toEqual(['b', 'c', 'by-hand']);
   });
 
   it('free their KV memory when they have ended', async () => {

@@ -57,6 +57,7 @@ export function startTestApp(options: TestAppOptions = {}): TestApp {
     set onStepEnd(callback) {
       engine.onStepEnd = callback;
     },
+    onModelsChanged: null,
     onModelGone: null,
     onStepStats: null,
     onWorkerRestart: null,
