@@ -5,7 +5,7 @@ import { CloseCode } from '../protocol/constants.ts';
 import type { Caller } from './auth/caller.ts';
 import { KeyRing } from './auth/keys.ts';
 import { isLoopback, OriginPolicy } from './auth/origin.ts';
-import type { Config } from './config.ts';
+import type { Config } from './settings.ts';
 import type { EngineSet } from './engine/models.ts';
 import { handleRequest } from './http/routes.ts';
 import type { Log } from './log.ts';

@@ -1,7 +1,7 @@
 // The log: JSON lines on stderr by default (pino), short readable lines when stderr is a terminal. Ordinary events are
 // one line without a stack; a stack is logged only for what is our own bug.
 import { pino, type Logger } from 'pino';
-import type { LogLevel } from './config.ts';
+import type { LogLevel } from './settings.ts';
 
 export type Log = Logger;
 

@@ -54,7 +54,6 @@ const doors: [dependency: RegExp, file: RegExp][] = [
 
 /** One table or one list of messages each; scheduler and response are where everything meets. */
 const long = [
-  'src/config.ts',
   'src/responses/response.ts',
   'workers/scheduler.ts',
   'test/workers/model/hub/pull.integration.test.ts',

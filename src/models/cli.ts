@@ -1,6 +1,6 @@
 // `npm run models`: lists, pulls, verifies and removes models of the hub. The work runs on a thread of the CPU pool, as
 // it does for the server; here are the terminal and the exit codes. Ctrl-C may end it at any time: pull goes on later.
-import { ConfigError } from '../config.ts';
+import { ConfigError } from '../config-values.ts';
 import { runModelsAction } from '../engine/pool.ts';
 import { drawBar } from '../progress.ts';
 import type { CompileProgress } from '../../workers/messages/models.ts';

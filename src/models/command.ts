@@ -1,5 +1,8 @@
 // Command line of `npm run models` → what to do, or one clear line about what is wrong.
-import { ConfigError, flagOf, readSettings, settings, type Config } from '../config.ts';
+import { ConfigError } from '../config-values.ts';
+import { readSettings } from '../config.ts';
+import { settingHelp } from '../help.ts';
+import { flagOf, settings, type Config } from '../settings.ts';
 import type { ModelsAction } from '../../workers/messages/models.ts';
 
 export interface Command {
@@ -19,7 +22,7 @@ export const help = `Models of the hub on this machine.
   npm run models -- remove ID        delete it and what was compiled from it
 
   --json             print the result as one line of JSON
-${shown.map((row) => `  ${flagOf(row)}, ${row.name}\n      ${row.meaning}\n      Default: ${row.defaultText}.`).join('\n')}
+${shown.map((row) => settingHelp(row, `${flagOf(row)}, ${row.name}`)).join('\n')}
   --help             this text
 
 Exit codes: 0 done; 1 it failed, or verify found a wrong file; 2 the command line is wrong.

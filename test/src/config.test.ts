@@ -2,17 +2,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import {
-  BUILT_IN_EMBEDDING_MODEL,
-  BUILT_IN_MODEL,
-  ConfigError,
-  describeConfig,
-  flagOf,
-  helpText,
-  loadConfig,
-  settings,
-} from '../../src/config.ts';
-import { formatBytes } from '../../src/config-values.ts';
+import { ConfigError, formatBytes } from '../../src/config-values.ts';
+import { describeConfig, loadConfig } from '../../src/config.ts';
+import { helpText } from '../../src/help.ts';
+import { BUILT_IN_EMBEDDING_MODEL, BUILT_IN_MODEL, flagOf, settings } from '../../src/settings.ts';
 import { parseOpenFilesLimit, readMachine, type Machine } from '../../src/machine.ts';
 
 const machine: Machine = { cores: 8, memoryBytes: 16 * 2 ** 30, fileDescriptors: 20_000 };
@@ -189,8 +182,10 @@ describe('config', () => {
     for (const setting of Object.values(settings)) {
       expect(help).toContain(setting.name);
       expect(help).toContain(flagOf(setting));
-      expect(help).toContain(setting.meaning);
+      expect(help.replaceAll(/\n +/g, ' ')).toContain(setting.meaning);
     }
+    const tooLong = help.split('\n').filter((line) => line.length > 100);
+    expect(tooLong).toEqual([]);
     expect(describeConfig(load([], { API_KEY: 'very-secret' }))).not.toContain('very-secret');
   });
 });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { settings } from '../../../src/config.ts';
+import { settings } from '../../../src/settings.ts';
 import { help, readCommand } from '../../../src/models/command.ts';
 import { isSuccess, reportLines } from '../../../src/models/report.ts';
 
