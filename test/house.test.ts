@@ -52,9 +52,8 @@ const doors: [dependency: RegExp, file: RegExp][] = [
   [/^(msgpackr|@msgpack)/, /^protocol\/codec\.ts$/],
 ];
 
-/** One table or one list of messages each; scheduler and response are where everything meets. */
+/** One subject each, with much to it. */
 const long = [
-  'src/responses/response.ts',
   'workers/scheduler.ts',
   'test/workers/model/hub/pull.integration.test.ts',
   'test/src/socket/outbox.test.ts',

@@ -5,7 +5,8 @@
 import { FLUSH_WINDOW_MS } from '../../protocol/constants.ts';
 import { isUrgent } from '../../protocol/messages.ts';
 import type { ServiceError } from '../../protocol/errors.ts';
-import type { Response, Subscriber } from '../responses/response.ts';
+import type { Response } from '../responses/response.ts';
+import type { Subscriber } from '../responses/subscribers.ts';
 import type { Exchange } from './exchange.ts';
 import { EventStream } from './sse.ts';
 

@@ -1,8 +1,8 @@
-// One generation: its state, its log, its counts and clocks. The engine feeds it (EngineSink), subscribers read its
-// log, anyone allowed may cancel it. `#end` is the only way into the state `ended`, and the only writer of the log's
-// end event, so "finished twice" and "never finished" have one place to be looked for.
+// One generation: its states, and what leads from one to the next. The engine feeds it (EngineSink), subscribers read its
+// log, anyone allowed may cancel it. What it has said is its content (response-content.ts), its times are a clock's.
+// `#end` is the only way into the state `ended`, and the only writer of the log's end event, so "finished twice" and "never
+// finished" have one place to be looked for.
 import { randomBytes } from 'node:crypto';
-import { Limits } from '../../protocol/constants.ts';
 import type { ChatMessage, LatencyClass, TokenLogprob, ToolCall, Timings, Usage } from '../../protocol/messages.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
 import { ServiceError } from '../../protocol/errors.ts';
@@ -12,8 +12,10 @@ import type { PromptInput } from '../../workers/messages/requests.ts';
 import type { Caller } from '../auth/caller.ts';
 import type { Engine, EngineSink } from '../engine/types.ts';
 import { ResponseClock } from './response-clock.ts';
-import { ResponseLog } from './response-log.ts';
-import type { EndEvent } from './response-log.ts';
+import { ResponseContent } from './response-content.ts';
+import type { EndEvent, ResponseLog } from './response-log.ts';
+import { Subscribers } from './subscribers.ts';
+import type { Subscriber } from './subscribers.ts';
 
 export type ResponseState =
   | { kind: 'queued'; sinceMs: number }
@@ -21,23 +23,6 @@ export type ResponseState =
   | { kind: 'running'; sinceMs: number }
   | { kind: 'parked'; sinceMs: number }
   | { kind: 'ended'; sinceMs: number; end: EndEvent };
-
-export interface Subscriber {
-  /** New events exist; called at most once per engine step and response. Pull them from `response.log`. */
-  notify(response: Response): void;
-  /**
-   * How many events this reader is behind. When all readers of a response are far behind, it parks; a reader without
-   * this method never is. Whoever has it calls `response.reviewParking` when it caught up.
-   */
-  behindBy?(response: Response): number;
-  /** The log is no longer kept, and this reader is all that holds it: it must let go. */
-  onEvicted?(response: Response): void;
-}
-
-/** Every reader has used up its credit and this much more waits: enough to catch up with without a pause. */
-const PARK_EVENTS = Limits.creditEvents + Limits.parkBacklogEvents;
-/** A reader as close as this is worth generating for again. */
-const UNPARK_EVENTS = Limits.creditEvents / 2;
 
 export interface ResponseOptions {
   /** Session this response belongs to; null for a one-off. */
@@ -87,10 +72,6 @@ export class Response implements EngineSink {
   readonly model: string;
   readonly sessionId: string | null;
   readonly class: LatencyClass;
-  readonly log = new ResponseLog();
-  /** Ids of the generated tokens, also of those without text. */
-  readonly tokenIds: number[] = [];
-  readonly toolCalls: ToolCall[] = [];
   /** All answers to the same request (`n`), in order, this one among them. */
   choices: readonly Response[] = [this];
   /** Resolves with the end event; never rejects. */
@@ -99,17 +80,12 @@ export class Response implements EngineSink {
   readonly #engine: Engine;
   readonly #options: ResponseOptions;
   readonly #hooks: ResponseHooks;
+  readonly #content = new ResponseContent(this.id);
   readonly #clock: ResponseClock;
-  readonly #subscribers = new Set<Subscriber>();
+  readonly #subscribers = new Subscribers();
   #resolveEnded!: (end: EndEvent) => void;
   #state: ResponseState;
   #requestId: number | null = null;
-  /** Tokens of text that has been or is about to be appended. */
-  #logprobs: TokenLogprob[] = [];
-  #promptTokenIds: Int32Array | null = null;
-  #promptTokens = 0;
-  #cachedTokens = 0;
-  #droppedMessages = 0;
   #cancelAtMs: number | null = null;
   #heardTo: number | null = null;
   /** Why we cancelled it ourselves; replaces the engine's plain `cancelled`. */
@@ -148,13 +124,26 @@ export class Response implements EngineSink {
     return this.#requestId !== null;
   }
 
+  get log(): ResponseLog {
+    return this.#content.log;
+  }
+
   get text(): string {
     return this.log.text;
   }
 
+  /** Ids of the generated tokens, also of those without text. */
+  get tokenIds(): readonly number[] {
+    return this.#content.tokenIds;
+  }
+
+  get toolCalls(): readonly ToolCall[] {
+    return this.#content.toolCalls;
+  }
+
   /** Ids of the whole prompt; the engine delivers them for requests of a session, null until then. */
   get promptTokenIds(): Int32Array | null {
-    return this.#promptTokenIds;
+    return this.#content.promptTokenIds;
   }
 
   /** When the newest token was sampled, epoch milliseconds; null before the first. */
@@ -174,12 +163,7 @@ export class Response implements EngineSink {
 
   /** Counts so far; exact once ended, also when cancelled. */
   get usage(): Usage {
-    return {
-      promptTokens: this.#promptTokens,
-      cachedTokens: this.#cachedTokens,
-      completionTokens: this.tokenIds.length,
-      droppedMessages: this.#droppedMessages,
-    };
+    return this.#content.usage;
   }
 
   /** Times so far, in milliseconds. */
@@ -206,15 +190,12 @@ export class Response implements EngineSink {
     return this.#options.input ?? null;
   }
 
-  get numSubscribers(): number {
-    return this.#subscribers.size;
-  }
-
   /** Estimated memory of what retention keeps. */
   get bytes(): number {
-    const promptBytes = this.#promptTokenIds?.byteLength ?? 0;
-    return this.log.bytes + this.tokenIds.length * 8 + promptBytes + 1024 + (this.#options.extraBytes ?? 0);
+    return this.#content.bytes + (this.#options.extraBytes ?? 0);
   }
+
+  // --- its beginning and its end
 
   /**
    * Hands the request to the engine, once. Throws what `Engine.submit` throws, and `deadline_exceeded` when the
@@ -258,38 +239,19 @@ export class Response implements EngineSink {
     else this.#engine.cancel(this.#requestId);
   }
 
-  /** The user took in no more than the text up to this offset; what history keeps of it is cut there. */
-  limitHeard(offset: number): void {
-    this.#heardTo = Math.min(offset, this.#heardTo ?? Infinity);
-  }
-
-  /**
-   * Parks when all readers are so far behind that generating more helps nobody, and goes on when one has caught up or
-   * when none is attached any more (a lost connection in its grace time is no slow reader).
-   */
-  reviewParking(): void {
-    const isParked = this.#state.kind === 'parked';
-    if (this.#requestId === null || this.isEnded || this.#cancelAtMs !== null) return;
-    // With others waiting for its place, it keeps none for text that nobody takes.
-    const parkEvents = this.#engine.gauges.waiting > 0 ? Limits.creditEvents : PARK_EVENTS;
-    if (!isParked && this.log.head < parkEvents) return;
-    const behind = this.#leastBehind();
-    if (isParked ? behind >= UNPARK_EVENTS : behind < parkEvents) return;
-    if (isParked) this.#engine.unpark(this.#requestId);
-    else this.#engine.park(this.#requestId);
-    // Unparked, it waits for room again; its next token says that it has some.
-    const now = this.#hooks.now();
-    this.#hooks.parked(this, isParked ? now - this.#state.sinceMs : null);
-    this.#state = { kind: isParked ? 'queued' : 'parked', sinceMs: now };
-    this.#hooks.touched(this, true);
-  }
-
   /** Cancels on the server's account: it will end as `error` with this error instead of `cancelled`. */
   fail(error: ServiceError): void {
     if (this.isEnded) return;
     this.#failure ??= error;
     this.cancel();
   }
+
+  /** The user took in no more than the text up to this offset; what history keeps of it is cut there. */
+  limitHeard(offset: number): void {
+    this.#heardTo = Math.min(offset, this.#heardTo ?? Infinity);
+  }
+
+  // --- its readers
 
   /**
    * Returns the function that unsubscribes. Events already in the log are announced too, soon, so that a late
@@ -314,23 +276,46 @@ export class Response implements EngineSink {
     this.reviewParking();
   }
 
-  /** Nobody has to watch it: it runs to its end (background). */
-  get runsUnwatched(): boolean {
-    return this.#options.cancelsUnwatched === false;
+  /**
+   * Parks when all readers are so far behind that generating more helps nobody, and goes on when one has caught up or
+   * when none is attached any more (a lost connection in its grace time is no slow reader).
+   */
+  reviewParking(): void {
+    const isParked = this.#state.kind === 'parked';
+    if (this.#requestId === null || this.isEnded || this.#cancelAtMs !== null) return;
+    if (this.#subscribers.shouldPark(this, isParked, this.#engine.gauges.waiting > 0) === isParked) return;
+    if (isParked) this.#engine.unpark(this.#requestId);
+    else this.#engine.park(this.#requestId);
+    // Unparked, it waits for room again; its next token says that it has some.
+    const now = this.#hooks.now();
+    this.#hooks.parked(this, isParked ? now - this.#state.sinceMs : null);
+    this.#state = { kind: isParked ? 'queued' : 'parked', sinceMs: now };
+    this.#hooks.touched(this, true);
+  }
+
+  get numSubscribers(): number {
+    return this.#subscribers.size;
   }
 
   get subscribers(): Iterable<Subscriber> {
     return this.#subscribers;
   }
 
+  /** Nobody has to watch it: it runs to its end (background). */
+  get runsUnwatched(): boolean {
+    return this.#options.cancelsUnwatched === false;
+  }
+
+  // --- what the engine says (EngineSink)
+
   onPrompt(tokenIds: Int32Array): void {
-    this.#promptTokenIds = tokenIds;
+    this.#content.promptTokenIds = tokenIds;
   }
 
   onEncoded(promptTokens: number, droppedMessages: number): void {
     this.#assertLive();
-    this.#promptTokens = promptTokens;
-    this.#droppedMessages = droppedMessages;
+    this.#content.promptTokens = promptTokens;
+    this.#content.droppedMessages = droppedMessages;
   }
 
   onPrefill(cachedTokens: number): void {
@@ -341,7 +326,7 @@ export class Response implements EngineSink {
       this.#hooks.touched(this, false);
     }
     // Preempted and computed again, its counts too are those of the first round.
-    if (this.#clock.prefillBegins(now)) this.#cachedTokens = cachedTokens;
+    if (this.#clock.prefillBegins(now)) this.#content.cachedTokens = cachedTokens;
   }
 
   onToken(tokenId: number, text: string, sampledAtMs: number): void {
@@ -352,69 +337,40 @@ export class Response implements EngineSink {
       this.#hooks.touched(this, false);
     }
     const gapMs = this.#clock.token(sampledAtMs);
-    this.tokenIds.push(tokenId);
+    this.#content.tokenIds.push(tokenId);
     this.#hooks.token(this, gapMs);
     this.onText(text);
   }
 
   onText(text: string): void {
     this.#assertLive();
-    if (text === '' && this.#logprobs.length === 0) return;
-    this.#appendText(text);
-    this.#hooks.touched(this, false);
+    if (this.#content.appendText(text)) this.#hooks.touched(this, false);
   }
 
   onLogprobs(tokens: TokenLogprob[]): void {
     this.#assertLive();
-    this.#logprobs.push(...tokens);
+    this.#content.addLogprobs(tokens);
   }
 
   onToolBegin(index: number, name: string): void {
     this.#assertLive();
-    if (index !== this.toolCalls.length) throw new Error(`${this.id}: tool call ${index} begins out of order`);
-    const callId = `call_${randomBytes(12).toString('hex')}`;
-    if (this.#logprobs.length > 0) this.#appendText('');
-    this.toolCalls.push({ id: callId, name, arguments: '' });
-    this.log.append({ kind: 'toolBegin', index, callId, name });
+    this.#content.beginTool(index, name);
     this.#hooks.touched(this, false);
   }
 
   onToolDelta(index: number, text: string): void {
     this.#assertLive();
-    const call = this.toolCalls[index];
-    if (call === undefined) throw new Error(`${this.id}: tool call ${index} goes on without a beginning`);
-    if (text === '') return;
-    call.arguments += text;
-    this.log.append({ kind: 'toolDelta', index, text });
-    this.#hooks.touched(this, false);
+    if (this.#content.appendArguments(index, text)) this.#hooks.touched(this, false);
   }
 
   onToolEnd(index: number): void {
     this.#assertLive();
-    if (this.toolCalls[index] === undefined) throw new Error(`${this.id}: tool call ${index} ends without a beginning`);
-    this.log.append({ kind: 'toolEnd', index });
+    this.#content.endTool(index);
     this.#hooks.touched(this, false);
   }
 
   onEnd(reason: EndReason, error: ServiceError | null): void {
     this.#end(reason, error, false);
-  }
-
-  /** Tokens that were decided only after their text get an event without text. */
-  #appendText(text: string): void {
-    if (this.#logprobs.length === 0) {
-      this.log.append({ kind: 'text', text });
-      return;
-    }
-    this.log.append({ kind: 'text', text, logprobs: this.#logprobs });
-    this.#logprobs = [];
-  }
-
-  #leastBehind(): number {
-    if (this.#subscribers.size === 0) return 0;
-    let least = Infinity;
-    for (const subscriber of this.#subscribers) least = Math.min(least, subscriber.behindBy?.(this) ?? 0);
-    return least;
   }
 
   #end(reason: EndReason, error: ServiceError | null, atOnce: boolean): void {
@@ -429,8 +385,7 @@ export class Response implements EngineSink {
       error: failure,
     };
     this.#state = { kind: 'ended', sinceMs: endedAtMs, end };
-    if (this.#logprobs.length > 0) this.#appendText('');
-    this.log.append(end);
+    this.#content.end(end);
     this.#hooks.touched(this, atOnce);
     this.#hooks.ended(this);
     this.#resolveEnded(end);

@@ -8,7 +8,8 @@ import { toWireError } from '../../protocol/errors.ts';
 import { isUrgent, Op } from '../../protocol/messages.ts';
 import type { Delta, LatencyClass, ServerMessage, StateDetail, TokenLogprob } from '../../protocol/messages.ts';
 import type { LogEntry, LogEvent } from '../responses/response-log.ts';
-import type { Response, Subscriber } from '../responses/response.ts';
+import type { Response } from '../responses/response.ts';
+import type { Subscriber } from '../responses/subscribers.ts';
 import { Subscription, type View } from './subscription.ts';
 import type { Transport } from './transport.ts';
 
