@@ -43,7 +43,7 @@ function encode(task: CpuTask & { op: 'encode' }): EncodeResult {
     texts.set(task.textDir, text);
   }
   try {
-    return text.encodePrompt(task.prompt, task.maxTokens);
+    return text.encodePrompt(task.prompt, task.maxTokens, task.tenant);
   } catch (error) {
     if (error instanceof ServiceError) return { code: error.code, message: error.message };
     throw error;

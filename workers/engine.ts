@@ -167,8 +167,9 @@ export class Engine {
     const { prompt, others, ...first } = request;
     const choices = [first, ...others.map((other) => ({ ...first, ...other }))];
     try {
+      const { text, maxLen } = this.#context;
       const { tokenIds, droppedMessages } =
-        prompt.kind === 'encoded' ? prompt : this.#context.text.encodePrompt(prompt, this.#context.maxLen - 1);
+        prompt.kind === 'encoded' ? prompt : text.encodePrompt(prompt, maxLen - 1, request.tenant);
       const seed = request.sampling.seed ?? randomInt(2 ** 47);
       const [sequence, ...forks] = choices.map((meta) => {
         const start = { meta, ids: [...tokenIds], numPrompt: tokenIds.length, home: -1, homeLength: 0 };

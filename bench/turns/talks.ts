@@ -21,10 +21,10 @@ export type OpenTalk = () => Talk;
 /** What was computed when the answer ended is back in its home a moment later. */
 const COPY_BACK_MS = 20;
 
-/** A session of the SDK, of class voice: its text is never collected. */
+/** A session of the SDK, of the class of the others: voice would make everybody's chunks short for ten seconds. */
 export function nativeTalks(client: Client, maxTokens: number): OpenTalk {
   return () => {
-    const session = client.session({ class: 'voice' });
+    const session = client.session({ class: 'chat' });
     return {
       async say(content) {
         const sentAtMs = performance.now();

@@ -13,8 +13,10 @@ import type { OtherChoice } from '../../workers/messages/requests.ts';
 import type { EngineGaugesView, EngineSink, SubmitOptions } from './types.ts';
 import { defaultQueue, WaitingRoom, type QueueOptions } from './waiting-room.ts';
 
-/** Prompts with more characters than this are encoded on the CPU pool: no decode step waits for a tokenizer. */
-const LONG_PROMPT_CHARS = 4096;
+/** Prompts with more new text than this are encoded on the CPU pool: no decode step waits for a tokenizer. */
+const LONG_PROMPT_BYTES = 4096;
+/** The same for new and old text: what a conversation said before has to be rendered again, and may have been forgotten. */
+const LONG_CONVERSATION_BYTES = 12_288;
 /** Requests there may be besides those that wait: running and parked ones. */
 const MIN_RUNNING_FLAGS = 1024;
 /** Ends that say no more than that there was no room in time. */
@@ -44,7 +46,7 @@ export interface Workers {
   toLead(message: { op: 'submit'; request: EngineRequest } | { op: 'forget'; session: string }): void;
   /** Wakes every worker to look at the flags. */
   wake(): void;
-  encode(prompt: PromptInput, maxTokens: number): Promise<EncodeResult>;
+  encode(prompt: PromptInput, maxTokens: number, tenant: string): Promise<EncodeResult>;
   /** What to follow; rejects with ServiceError (grammar-checker.ts). */
   checkGrammar(spec: GrammarSpec, tenant: string): Promise<GrammarSpec>;
 }
@@ -125,7 +127,7 @@ export class EngineClient {
       return { tenant, place, sink, isPreparing: false, isWaiting: true, dropped: 0 };
     });
     for (const active of choices) this.#active.set(active.place.id, active);
-    const isLong = promptChars(options.prompt) > LONG_PROMPT_CHARS;
+    const isLong = isLongPrompt(options.prompt);
     if (isLong || grammar !== null) void this.#prepareThenSubmit(common, choices, isLong);
     else this.#send(common, choices);
     return choices.map(({ place }) => place.id);
@@ -282,7 +284,7 @@ export class EngineClient {
     let ready: Common | ServiceError;
     try {
       const [prompt, grammar] = await Promise.all([
-        isLong ? this.#encode(common.prompt) : common.prompt,
+        isLong ? this.#encode(common.prompt, common.tenant) : common.prompt,
         common.grammar === null ? null : this.#workers.checkGrammar(common.grammar, common.tenant),
       ]);
       ready = { ...common, prompt, grammar };
@@ -302,15 +304,22 @@ export class EngineClient {
     );
   }
 
-  async #encode(prompt: PromptInput): Promise<PromptInput> {
-    const result = await this.#workers.encode(prompt, this.#maxLen - 1);
+  async #encode(prompt: PromptInput, tenant: string): Promise<PromptInput> {
+    const result = await this.#workers.encode(prompt, this.#maxLen - 1, tenant);
     if ('code' in result) throw errorFromCode(result.code, result.message);
     return { kind: 'encoded', ...result };
   }
 }
 
-function promptChars(prompt: PromptInput): number {
-  if (prompt.kind !== 'chat') return 0;
-  const messages = prompt.messages.reduce((sum, message) => sum + message.content.length, 0);
-  return messages + (prompt.tools.length > 0 ? JSON.stringify(prompt.tools).length : 0);
+/** What stands before the last answer came with the turn before, and whoever encodes it remembers that (workers/text). */
+function isLongPrompt(prompt: PromptInput): boolean {
+  if (prompt.kind !== 'chat') return false;
+  const { messages, tools } = prompt;
+  const numBytes = (from: number): number => {
+    return messages.slice(from).reduce((sum, { content }) => sum + Buffer.byteLength(content), 0);
+  };
+  const all = numBytes(0) + (tools.length > 0 ? Buffer.byteLength(JSON.stringify(tools)) : 0);
+  const lastAnswer = messages.findLastIndex(({ role }) => role === 'assistant');
+  if (lastAnswer < 0) return all > LONG_PROMPT_BYTES;
+  return all > LONG_CONVERSATION_BYTES || numBytes(lastAnswer) > LONG_PROMPT_BYTES;
 }

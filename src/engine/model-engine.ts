@@ -39,7 +39,7 @@ interface Worker {
 
 export type Encode = (
   compiled: CompiledModel,
-  task: { prompt: PromptInput; maxTokens: number },
+  task: { prompt: PromptInput; maxTokens: number; tenant: string | null },
 ) => Promise<EncodeResult>;
 
 const DEFAULT_HANG_MS = 30_000;
@@ -132,7 +132,8 @@ export class ModelEngine {
     const link = {
       toLead: (message: ToWorker) => this.#post(this.#workers[0]!, message),
       wake: () => this.#workers.forEach(wake),
-      encode: (prompt: PromptInput, maxTokens: number) => this.#encode(compiled, { prompt, maxTokens }),
+      encode: (prompt: PromptInput, maxTokens: number, tenant: string) =>
+        this.#encode(compiled, { prompt, maxTokens, tenant }),
       checkGrammar: (spec: GrammarSpec, tenant: string) => checker.check(spec, tenant),
     };
     this.#client = new EngineClient(compiled, this.layout.maxLen, this.#shared.flags, link, queue);

@@ -160,7 +160,7 @@ export class ServedModel implements Engine {
     if (compiled === null || !this.isReady) throw this.unavailable();
     const isCut = prompt.kind === 'chat' && prompt.truncation === 'auto';
     const maxTokens = isCut ? this.#info.contextLength - 1 : Number.MAX_SAFE_INTEGER;
-    const result = await this.#host.encode(compiled, { prompt, maxTokens });
+    const result = await this.#host.encode(compiled, { prompt, maxTokens, tenant: null });
     if ('code' in result) throw errorFromCode(result.code, result.message);
     return result.tokenIds.length;
   }

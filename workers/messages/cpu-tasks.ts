@@ -20,7 +20,8 @@ export type CpuTask =
       progress: MessagePort;
     }
   | { op: 'models'; action: ModelsAction; hub: HubAccess; cacheDir: string; progress: MessagePort }
-  | { op: 'encode'; textDir: string; prompt: PromptInput; maxTokens: number }
+  /** `tenant`: whose texts are remembered by the thread; null: nobody's. */
+  | { op: 'encode'; textDir: string; prompt: PromptInput; maxTokens: number; tenant: string | null }
   /** `hub` absent: models of the hub cannot be loaded. Either downloads what is not here. */
   | { op: 'describeEncoder'; model: string; cacheDir: string; hub?: HubAccess; progress: MessagePort }
   | { op: 'compileEncoder'; model: string; cacheDir: string; hub?: HubAccess; progress: MessagePort }

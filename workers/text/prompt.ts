@@ -5,6 +5,7 @@ import { ServiceError } from '../../protocol/errors.ts';
 import type { ChatMessage, ToolDefinition } from '../../protocol/messages.ts';
 import type { PromptInput } from '../messages/requests.ts';
 import type { ChatTemplate } from './chat-template.ts';
+import type { TenantPieces } from './encoded-pieces.ts';
 import type { Place, PlainEncoder } from './plain-tokenizer.ts';
 import type { Mark, MarkedText, SpecialTokens } from './special-tokens.ts';
 import type { TokenBytes } from './token-bytes.ts';
@@ -20,6 +21,8 @@ export interface PromptParts {
   specials: SpecialTokens;
   plain: PlainEncoder;
   bytes: TokenBytes;
+  /** What this tenant had encoded before; null remembers nothing. */
+  known: TenantPieces | null;
 }
 
 /** Characters that normalising may make one of, at most: with more than these no tokenizer gets a text into the context. */
@@ -105,11 +108,11 @@ function shorten(
   return { tokenIds: fits, droppedMessages: from - head };
 }
 
-/** Encodes variants of one conversation and remembers the pieces between special tokens. */
+/** Encodes variants of one conversation and remembers the pieces between special tokens, also beyond what its tenant's memory holds. */
 class ConversationEncoder {
   readonly #parts: PromptParts;
   readonly #tools: readonly ToolDefinition[];
-  readonly #pieces = new Map<string, number[]>();
+  readonly #pieces = new Map<string, readonly number[]>();
 
   constructor(parts: PromptParts, tools: readonly ToolDefinition[]) {
     this.#parts = parts;
@@ -134,13 +137,7 @@ class ConversationEncoder {
       if (end <= at) return;
       const place = at === 0 ? 'first' : isSectionStart ? 'section' : 'inner';
       const text = full.text.slice(at, end);
-      const key = place + text;
-      let piece = this.#pieces.get(key);
-      if (piece === undefined) {
-        piece = this.#parts.plain.encode(text, place);
-        this.#pieces.set(key, piece);
-      }
-      for (const id of piece) ids.push(id);
+      for (const id of this.#piece(text, place)) ids.push(id);
     };
     for (const mark of full.marks) {
       if (mark.start < offset) {
@@ -156,37 +153,44 @@ class ConversationEncoder {
     return ids;
   }
 
+  #piece(text: string, place: Place): readonly number[] {
+    const { plain, known } = this.#parts;
+    const key = place + text;
+    let piece = this.#pieces.get(key) ?? known?.get(key);
+    if (piece === undefined) {
+      piece = plain.encode(text, place);
+      known?.add(key, piece);
+    }
+    this.#pieces.set(key, piece);
+    return piece;
+  }
+
   /** Ids → their text, special tokens spelled out and marked. */
   #spell(ids: readonly number[]): MarkedText {
     const { specials, bytes, plain } = this.#parts;
     const marks: Mark[] = [];
     let text = '';
-    let run: Uint8Array[] = [];
+    let runStart = 0;
     // The tokenizer's own prefix space is no text. Behind `<think>` and the like a space is the model's, and text.
     let place: Place = 'first';
-    const endRun = (): void => {
-      if (run.length === 0) return;
-      const piece = decoder.decode(Buffer.concat(run));
+    const endRun = (end: number): void => {
+      if (end === runStart) return;
+      const piece = bytes.decode(ids, runStart, end);
       text += plain.addsPrefixSpace(place) && piece.startsWith(' ') ? piece.slice(1) : piece;
-      run = [];
     };
-    for (const id of ids) {
+    for (const [at, id] of ids.entries()) {
       const token = specials.byId.get(id);
-      if (token === undefined) {
-        run.push(bytes.bytesOf(id));
-        continue;
-      }
-      endRun();
+      if (token === undefined) continue;
+      endRun(at);
+      runStart = at + 1;
       marks.push({ start: text.length, end: text.length + token.content.length, id });
       text += token.content;
       place = token.isSpecial ? 'section' : 'inner';
     }
-    endRun();
+    endRun(ids.length);
     return { text, marks };
   }
 }
-
-const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 
 /**
  * Whether `full` goes on where `past` ends. Control tokens must stand at the same places in both. Added tokens that

@@ -8,6 +8,7 @@ import type { PromptInput } from '../messages/requests.ts';
 import { byteEncoder, byteEosId, byteSpecials, byteTemplate, byteTokenBytes } from './byte-text.ts';
 import type { CallSyntax } from './call-syntax.ts';
 import { ChatTemplate, type TemplateSources } from './chat-template.ts';
+import { EncodedPieces } from './encoded-pieces.ts';
 import { tokenLabel } from './logprob-stream.ts';
 import { PlainTokenizer, specialTokensOf, type PlainEncoder, type TokenizerJson } from './plain-tokenizer.ts';
 import { encodeChat, type EncodedPrompt } from './prompt.ts';
@@ -38,6 +39,7 @@ export class TextModel {
   /** The one space that sentencepiece writes before an answer's first word is not part of the answer. */
   readonly dropsFirstSpace: boolean;
   readonly #parts: TextParts;
+  readonly #pieces = new EncodedPieces();
 
   private constructor(parts: TextParts) {
     this.#parts = parts;
@@ -90,16 +92,18 @@ export class TextModel {
   }
 
   /**
-   * Ids of a request's prompt, at most maxTokens of them.
+   * Ids of a request's prompt, at most maxTokens of them. `tenant`: whose texts are remembered, to be encoded once; null
+   * remembers nothing.
    * Throws ServiceError invalid_request or context_too_long.
    */
-  encodePrompt(input: PromptInput, maxTokens: number): EncodedPrompt {
+  encodePrompt(input: PromptInput, maxTokens: number, tenant: string | null = null): EncodedPrompt {
     if (input.kind === 'chat') {
       const { template, specials, plain, bytes } = this.#parts;
       if (template === null) {
         throw new ServiceError('invalid_request', 'this model has no chat template', { param: 'messages' });
       }
-      return encodeChat({ template, specials, plain, bytes }, input, maxTokens);
+      const known = tenant === null ? null : this.#pieces.of(tenant);
+      return encodeChat({ template, specials, plain, bytes, known }, input, maxTokens);
     }
     const { tokenIds } = input;
     if (tokenIds.length === 0) throw new ServiceError('invalid_request', 'prompt is empty', { param: 'prompt' });
@@ -134,9 +138,7 @@ export class TextModel {
 
   /** Text of ids without special tokens; for people and tests, answers go through AnswerStream. */
   decode(ids: ArrayLike<number>): string {
-    return new TextDecoder('utf-8', { ignoreBOM: true }).decode(
-      Buffer.concat(Array.from(ids, (id) => this.tokenBytes(id))),
-    );
+    return this.#parts.bytes.decode(ids);
   }
 
   isSpecial(id: number): boolean {

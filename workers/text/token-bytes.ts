@@ -38,6 +38,24 @@ export class TokenBytes {
     return this.#bytes.subarray(this.#starts[id], this.#starts[id + 1]);
   }
 
+  /** Text of the ids [from, to); what is no character becomes U+FFFD. */
+  decode(ids: ArrayLike<number>, from = 0, to = ids.length): string {
+    let length = 0;
+    for (let i = from; i < to; i++) length += this.#lengthOf(ids[i]!);
+    const run = new Uint8Array(length);
+    let at = 0;
+    for (let i = from; i < to; i++) {
+      const id = ids[i]!;
+      const start = this.#starts[id]!;
+      for (let k = 0; k < this.#lengthOf(id); k++) run[at++] = this.#bytes[start + k]!;
+    }
+    return lenient.decode(run);
+  }
+
+  #lengthOf(id: number): number {
+    return id >= 0 && id < this.numIds ? this.#starts[id + 1]! - this.#starts[id]! : 0;
+  }
+
   /** The token as text when its bytes are whole characters, else null. */
   textOf(id: number): string | null {
     const known = this.#texts[id];
@@ -56,6 +74,7 @@ export class TokenBytes {
 
 const none = new Uint8Array(0);
 const strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+const lenient = new TextDecoder('utf-8', { ignoreBOM: true });
 const encoder = new TextEncoder();
 
 /** GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 and up, in order. */

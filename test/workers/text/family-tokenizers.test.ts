@@ -2,6 +2,7 @@
 // post-processors and decoders. What goes in comes out, also token by token, and words are cut where the family cuts them.
 import { describe, expect, it } from 'vitest';
 import { AnswerStream } from '../../../workers/text/answer-stream.ts';
+import type { ChatMessage } from '../../../protocol/messages.ts';
 import type { TextModel } from '../../../workers/text/text-model.ts';
 import { chat, loadFiles, seeded } from './support.ts';
 
@@ -215,6 +216,15 @@ function stream(text: TextModel, ids: readonly number[]): string[] {
 }
 const noop = (): void => {};
 
+/** What comes of it, a refusal as its message. */
+function outcome<T>(call: () => T): T | string {
+  try {
+    return call();
+  } catch (error) {
+    return String(error);
+  }
+}
+
 const samples = [
   "hello  ab abc 123's\n\n\tcab!",
   '世界 🦙👩‍👩‍👧 é',
@@ -245,6 +255,34 @@ describe.each(Object.entries(families))('A tokenizer built like %s’s', (_, fam
       // Sentencepiece's space before the first word is not part of an answer.
       expect(shown.join('')).toBe(sample);
       for (const piece of shown) expect(piece).not.toMatch(/\uFFFD|[\uD800-\uDBFF]$|^[\uDC00-\uDFFF]/);
+    }
+  });
+
+  it('gives a prompt the same ids when its texts were encoded before, with history and without', () => {
+    const random = seeded(SEED + 1);
+    const words = [...samples, 'hello', ' ', ' ab', '\ud83e', '\udd99x', '\ufdd0', family.begin, `a${family.end} `, ''];
+    const anyText = (): string => {
+      return Array.from({ length: random.int(6) }, () => words[random.int(words.length)]).join('');
+    };
+    for (let talk = 0; talk < 12; talk++) {
+      const messages: ChatMessage[] = [];
+      let history: number[] | null = null;
+      for (let turn = 0; turn < 8; turn++) {
+        messages.push({ role: 'user', content: anyText() });
+        if (random.int(4) === 0) messages[random.int(messages.length)]!.content = anyText();
+        const prompt = chat(messages, { history });
+        const maxTokens = random.int(4) === 0 ? 150 : 5000;
+        const where = `seed ${SEED + 1}: ${JSON.stringify(messages)}, ${maxTokens}`;
+        const expected = outcome(() => text.encodePrompt(prompt, maxTokens));
+        expect(
+          outcome(() => text.encodePrompt(prompt, maxTokens, 'acme')),
+          where,
+        ).toEqual(expected);
+        const answer = anyText();
+        messages.push({ role: 'assistant', content: answer });
+        const before = typeof expected === 'string' || random.int(3) === 0 ? null : expected.tokenIds;
+        history = before && [...before, ...text.encode(answer), idOf(text, family.end)];
+      }
     }
   });
 
