@@ -1,5 +1,7 @@
 // Seeded prompts of a wanted length in tokens: distinct random words, so that no two share a prefix beyond the template.
 // Used by all benches that ask a model. Random token ids would not do: they make small models end at once.
+import { Limits } from '../protocol/constants.ts';
+import { samplingRanges } from '../protocol/sampling.ts';
 import { findModelDirectory } from '../workers/model/model-directory.ts';
 import { TextModel } from '../workers/text/text-model.ts';
 import { random } from './statistics.ts';
@@ -44,6 +46,17 @@ export class Prompts {
       length = this.encode(words.join(' ')).length;
     }
     return words.join(' ');
+  }
+
+  /**
+   * A logit bias under which every token has text of its own, so that no reader waits for the rest of a character. Null
+   * where too many tokens have none.
+   */
+  get wholeTokens(): Record<string, number> | null {
+    const ids = Array.from({ length: this.text.vocabSize }, (_, id) => id);
+    const without = ids.filter((id) => !this.text.tokenText(id));
+    if (without.length > Limits.logitBiasEntries) return null;
+    return Object.fromEntries(without.map((id) => [id, samplingRanges.logitBias[0]]));
   }
 
   many(count: number, numTokens: number): string[] {

@@ -31,6 +31,8 @@ export const bench: Bench = {
     if (latencyClass === undefined) throw new UsageError(`--class is none of ${latencyClasses.join(', ')}`);
     const server = await ServerProcess.start({ cacheDir: flags.text('cache'), settings: { MODEL: model } });
     const prompts = new Prompts(model, flags.integer('seed'));
+    // A token without text of its own would count as a gap, and no server could help it.
+    const logitBias = prompts.wholeTokens;
     const long = (): string => prompts.next(flags.integer('prompt'));
     const short = (): string => prompts.next(SHORT_TOKENS);
     const cpu = process.cpuUsage();
@@ -53,7 +55,9 @@ export const bench: Bench = {
         alone.push((await lone.first) - lone.sentAtMs);
         await lone.done;
 
-        const streams = Array.from({ length: flags.integer('streams') }, () => ask(link, short(), 2000));
+        const streams = Array.from({ length: flags.integer('streams') }, () => {
+          return ask(link, short(), 2000, { logitBias });
+        });
         await Promise.all(streams.map((stream) => stream.first));
         await sleep(SETTLE_MS);
         const arrivedMs = performance.now();

@@ -1,5 +1,5 @@
 // The rows one worker decodes together: contiguous slots [base, base + rows). A sequence joins at the end (its KV is
-// copied from its home), leaves by copying back what it generated, and the last row then fills the hole. Copies run
+// copied from its home), leaves by copying back what it generated (decoding on meanwhile if it goes on elsewhere), and the last row then fills the hole. Copies run
 // in slices between steps, so that no step waits long; rows that are not live meanwhile are decoded as dummies whose
 // single write lands where the copy will overwrite it or beyond what is valid.
 import { sliceTokens } from './kv/kv-memory.ts';
@@ -12,6 +12,8 @@ import type { Speculator } from './speculator.ts';
 
 /** Rows sampled before the main thread gets the first of them: it delivers while the rest is sampled. */
 const PART_EVENTS = 128;
+/** The time of a step is the best of so many: one that was preempted says nothing about the model. */
+const STEP_WINDOW = 6;
 
 /**
  * How a sequence left its row: finished, handed to another worker, set aside (KV in its home) because nobody reads it
@@ -29,6 +31,8 @@ interface Row {
   /** A hole: the sequence whose row is being copied into it. */
   source: Sequence | null;
   kind: LeaveKind;
+  /** Live, and decodes on until all of its past is at home: then it goes to another worker. */
+  isDeparting: boolean;
 }
 
 export class DecodeRange {
@@ -41,6 +45,7 @@ export class DecodeRange {
   readonly #sliceTokens: number;
   readonly #tokens: Int32Array;
   readonly #past: Int32Array;
+  readonly #stepTimes: number[] = [];
 
   constructor(base: number, numRows: number, kv: KvMemory, onLeft: (sequence: Sequence, kind: LeaveKind) => void) {
     this.numRows = numRows;
@@ -53,9 +58,15 @@ export class DecodeRange {
     for (let row = 0; row < numRows; row++) kv.claim(base + row);
   }
 
-  /** Sequences here that are going to decode on: live rows and those still joining. */
+  /** Sequences here that are going to stay: live rows that are not about to go elsewhere, and those still joining. */
   get size(): number {
-    return this.#joining.length + this.#rows.reduce((n, row) => n + (row.state === 'live' ? 1 : 0), 0);
+    const staying = this.#rows.filter((row) => row.state === 'live' && !row.isDeparting);
+    return this.#joining.length + staying.length;
+  }
+
+  /** Released ones are still here. */
+  get isReleasing(): boolean {
+    return this.#rows.some((row) => row.isDeparting);
   }
 
   get numLive(): number {
@@ -65,6 +76,11 @@ export class DecodeRange {
   /** Somebody waits for every token of one of them. */
   get hasUrgent(): boolean {
     return this.sequences().some(({ meta }) => isUrgent(meta));
+  }
+
+  /** What a step takes, of late. */
+  get stepMs(): number {
+    return this.#stepTimes.length > 0 ? Math.min(...this.#stepTimes) : 0;
   }
 
   /** Nothing to decode and nothing to copy. */
@@ -107,13 +123,14 @@ export class DecodeRange {
     }
   }
 
-  /** Sends `count` live sequences, the last rows first, back to their homes for another worker. */
+  /** Lets `count` live sequences go on in another worker, the last rows first, as soon as their KV is at home. */
   release(count: number): number {
     let released = 0;
     for (let i = this.#rows.length - 1; i >= 0 && released < count; i--) {
       const row = this.#rows[i]!;
-      if (row.state !== 'live' || !this.#kv.reserve(row.sequence!.home, row.sequence!.past)) continue;
-      this.#leave(row, 'moved');
+      if (row.state !== 'live' || row.isDeparting || !this.#hasRoomAtHome(row)) continue;
+      row.isDeparting = true;
+      row.kind = 'moved';
       released++;
     }
     return released;
@@ -122,7 +139,7 @@ export class DecodeRange {
   /** Sends this sequence to its home, to make room for others. False when it does not decode here. */
   yield(id: number): boolean {
     const row = this.#rows.find(({ state, sequence }) => state === 'live' && sequence!.id === id);
-    if (!row || !this.#kv.reserve(row.sequence!.home, row.sequence!.past)) return false;
+    if (!row || !this.#hasRoomAtHome(row)) return false;
     this.#leave(row, 'yielded');
     return true;
   }
@@ -151,6 +168,7 @@ export class DecodeRange {
       this.#tokens[i] = live ? row.sequence!.ids.at(-1)! : 0;
       this.#past[i] = live || row.state === 'leaving' ? row.sequence!.past : row.copied;
     }
+    const started = performance.now();
     const logits = model.decode(this.#base, count, this.#tokens, this.#past);
     for (let i = 0; i < count; i++) {
       const row = this.#rows[i]!;
@@ -158,6 +176,8 @@ export class DecodeRange {
       this.#conclude(row, row.sequence!.accept(logits, i * model.vocabSize, out, model.top), out);
       if (out.numEvents >= PART_EVENTS) postPart();
     }
+    this.#stepTimes.push(performance.now() - started);
+    if (this.#stepTimes.length > STEP_WINDOW) this.#stepTimes.shift();
     return count;
   }
 
@@ -183,6 +203,12 @@ export class DecodeRange {
   #moveSlice(): number {
     const leaving = this.#rows.find((row) => row.state === 'leaving');
     if (leaving) return this.#bringHome(leaving);
+    const departing = this.#rows.findLast((row) => row.isDeparting);
+    if (departing) {
+      if (this.#hasRoomAtHome(departing)) return this.#bringHome(departing);
+      departing.isDeparting = false;
+      return 0;
+    }
     while (this.#rows.at(-1)?.state === 'hole') this.#rows.pop();
     const hole = this.#rows.findIndex((row) => row.state === 'hole');
     if (hole >= 0 && this.#rows.at(-1)!.state === 'live') {
@@ -242,7 +268,7 @@ export class DecodeRange {
         this.#onLeft(sequence, 'preempted');
         return 0;
       }
-      row = { state: 'joining', sequence, copied: 0, source: null, kind: 'done' };
+      row = { state: 'joining', sequence, copied: 0, source: null, kind: 'done', isDeparting: false };
       this.#rows.push(row);
     }
     const from = row.copied;
@@ -268,6 +294,7 @@ export class DecodeRange {
   #leave(row: Row, kind: LeaveKind): void {
     row.state = 'leaving';
     row.kind = kind;
+    row.isDeparting = false;
   }
 
   #vacate(row: Row): void {
@@ -275,6 +302,11 @@ export class DecodeRange {
     row.sequence = null;
     row.source = null;
     row.copied = 0;
+    row.isDeparting = false;
+  }
+
+  #hasRoomAtHome({ sequence }: Row): boolean {
+    return this.#kv.reserve(sequence!.home, sequence!.past);
   }
 
   #slot(row: Row): number {

@@ -29,6 +29,8 @@ import type { TextModel } from './text/text-model.ts';
 
 /** Copies between two decode steps may take this long. */
 const MOVE_BUDGET_MS = 2;
+/** The same while a prompt waits for the own rows to leave. */
+const RELEASE_BUDGET_MS = 8;
 /** Until an urgent prompt's chunk ends later than this, the own rows wait for one more of them. */
 const SHORT_CHUNK_MS = 16;
 /** The same after a whole prompt, while no urgent sequence is among the own rows. */
@@ -289,7 +291,8 @@ export class Engine {
   /** Copies between rows and homes, for a while. */
   #move(): void {
     const started = performance.now();
-    const moved = this.#range.move(MOVE_BUDGET_MS);
+    const isAwaited = this.#range.isReleasing && this.#scheduler?.isPrefilling === true;
+    const moved = this.#range.move(isAwaited ? RELEASE_BUDGET_MS : MOVE_BUDGET_MS);
     this.#out.stats.movedTokens += moved;
     this.#out.stats.moveMs += performance.now() - started;
     if (!this.#out.isEmpty) this.#post();

@@ -120,9 +120,10 @@ export class Lending {
     return true;
   }
 
-  /** Lets own streams go, as many as the others have room for. True when some are about to leave. */
+  /** Lets own streams go, as many as the others have room for. True while some are about to leave. */
   releaseAll(): boolean {
-    return this.#release(this.#range.size);
+    this.#release(this.#range.size);
+    return this.#range.isReleasing;
   }
 
   /** As `releaseAll`, for those that find no row here. */
@@ -160,10 +161,10 @@ export class Lending {
     return isGathered || now - this.#manyAtMs >= FEW_MS ? worker : null;
   }
 
-  #release(count: number): boolean {
+  #release(count: number): void {
     const most = this.#range.numRows - this.#keptByEach;
     const space = this.#ready().reduce((sum, { lent }) => sum + Math.max(0, most - lent.size), 0);
-    return count > 0 && space > 0 && this.#range.release(Math.min(count, space)) > 0;
+    if (count > 0 && space > 0) this.#range.release(Math.min(count, space));
   }
 
   #gather(solo: DecodeWorker): void {

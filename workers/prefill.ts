@@ -13,6 +13,8 @@ import type { Claimant, Shares } from './shares.ts';
 /** A chunk may take this long when streams decode in the same worker, and this long when none does. */
 const SHARED_CHUNK_MS = 24;
 const ALONE_CHUNK_MS = 28;
+/** Of a prompt that needs several chunks beside streams: one, and the step after it. */
+const SHARED_GAP_MS = 22;
 /** The less urgent compute so much at once while an urgent prompt may come at any time. */
 const BRIEF_CHUNK_MS = 12;
 /**
@@ -136,9 +138,9 @@ export class Prefill {
 
   /**
    * Computes the next chunk; with streams nowhere, on all cores. Prompts of more urgent classes than its own may come at
-   * any time down to `expectedRank`: it is brief then.
+   * any time down to `expectedRank`: it is brief then. `stepMs`: what a step of the streams in this worker takes.
    */
-  step(model: Model, decoding: Decoding, expectedRank: number): ChunkResult | null {
+  step(model: Model, decoding: Decoding, expectedRank: number, stepMs: number): ChunkResult | null {
     const entry = this.#next();
     if (!entry) return null;
     const { sequence } = entry;
@@ -149,7 +151,7 @@ export class Prefill {
       return { ...nothing, isForked: true };
     }
     const isBrief = classRank[entry.meta.class] > expectedRank;
-    const numTokens = this.#chunkLength(entry, decoding, isBrief);
+    const numTokens = this.#chunkLength(entry, decoding, isBrief, stepMs);
     const isLast = entry.done + numTokens === sequence.ids.length;
     this.#kv.assertOwned(sequence.home);
     const started = performance.now();
@@ -200,12 +202,15 @@ export class Prefill {
     return decoding === 'nowhere' ? this.#rates.alone : this.#rates.beside;
   }
 
-  #chunkLength(entry: Entry, decoding: Decoding, isBrief: boolean): number {
+  #chunkLength(entry: Entry, decoding: Decoding, isBrief: boolean, stepMs: number): number {
     const remaining = entry.sequence.ids.length - entry.done;
     const isShared = decoding === 'here';
-    const ms = isBrief ? BRIEF_CHUNK_MS : isShared ? SHARED_CHUNK_MS : ALONE_CHUNK_MS;
-    const fits = Math.min(MAX_CHUNK, this.#rateOf(decoding).tokensWithin(ms, entry.done));
-    const most = Math.max(isShared || isBrief ? MIN_SHARED_CHUNK : MIN_ALONE_CHUNK, fits);
+    const least = isShared || isBrief ? MIN_SHARED_CHUNK : MIN_ALONE_CHUNK;
+    const within = (ms: number): number => {
+      return Math.max(least, Math.min(MAX_CHUNK, this.#rateOf(decoding).tokensWithin(ms, entry.done)));
+    };
+    let most = within(isBrief ? BRIEF_CHUNK_MS : isShared ? SHARED_CHUNK_MS : ALONE_CHUNK_MS);
+    if (isShared && remaining > most) most = Math.min(most, within(Math.max(BRIEF_CHUNK_MS, SHARED_GAP_MS - stepMs)));
     // A short rest costs a run of its own: of two chunks both have half.
     const length = remaining <= most ? remaining : remaining < 2 * most ? Math.ceil(remaining / 2) : most;
     // Never leave a single token: a chunk of one takes another kernel path and rounds differently.

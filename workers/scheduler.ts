@@ -209,7 +209,7 @@ export class Scheduler implements LendingHost, AdmissionHost {
   prefill(model: Model): number {
     const elsewhere = this.#lending.numRunning > 0 ? 'elsewhere' : 'nowhere';
     const decoding = this.#range.numLive > 0 ? 'here' : elsewhere;
-    const chunk = this.#prefill.step(model, decoding, this.#admission.expectedRank);
+    const chunk = this.#prefill.step(model, decoding, this.#admission.expectedRank, this.#range.stepMs);
     if (!chunk) return 0;
     const { sequence, logits } = chunk;
     this.#shares.charge(sequence.meta, chunk.numTokens * PROMPT_TOKEN_COST);

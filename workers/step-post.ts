@@ -12,6 +12,8 @@ import type { EngineShared } from './messages/shared.ts';
 const HANDOVER_MS = 1;
 /** A step waits so long for later ones, at most. */
 export const COLLECT_MS = 12;
+/** Nor does it wait for one that would end so long after the last message with tokens: two long steps are a gap. */
+export const MAX_SILENCE_MS = 18;
 
 export class StepPost {
   readonly #port: MessagePort;
@@ -21,6 +23,8 @@ export class StepPost {
   /** Not posted yet. */
   #held: Step[] = [];
   #heldSinceMs = 0;
+  /** When the rows' tokens were last posted; a first token says nothing to the others. */
+  #toldAtMs = -Infinity;
 
   constructor(port: MessagePort, shared: EngineShared, cores: number) {
     this.#port = port;
@@ -35,8 +39,9 @@ export class StepPost {
     if (this.#held.length === 0) this.#heldSinceMs = now;
     this.#held.push(step);
     // The next step will take about as long as this one.
-    const nextMs = now - this.#heldSinceMs + step.stats.stepMs;
-    if (haste === Haste.later && nextMs < COLLECT_MS && this.#areCoresTaken) return;
+    const nextMs = now + step.stats.stepMs;
+    const isSoon = nextMs - this.#heldSinceMs < COLLECT_MS && nextMs - this.#toldAtMs <= MAX_SILENCE_MS;
+    if (haste === Haste.later && isSoon && this.#areCoresTaken) return;
     const order = this.#post();
     if (haste === Haste.urgent && this.#areCoresTaken) this.#awaitDelivery(order);
   }
@@ -49,6 +54,7 @@ export class StepPost {
   #post(): number {
     const order = Atomics.add(this.#order, Order.next, 1);
     this.#port.postMessage({ op: 'step', order, steps: this.#held } satisfies FromWorker);
+    if (this.#held.some(({ stats }) => stats.batchSize > 0)) this.#toldAtMs = performance.now();
     this.#held = [];
     return order;
   }

@@ -1,10 +1,13 @@
 // Single answers on one native link that remember when their text arrived: what a stream feels while something else
 // happens. Used by stall, long and burst; the bench itself is the client.
 import { largest } from '../statistics.ts';
+import type { SamplingParams } from '../../protocol/sampling.ts';
 import type { NativeLink } from './native-link.ts';
 
 /** Lane of all requests that name none; the caller opens it. */
 export const LANE = 1;
+
+type LogitBias = SamplingParams['logitBias'];
 
 export interface Stream {
   arrivals: number[];
@@ -20,7 +23,7 @@ export function ask(
   link: NativeLink,
   content: string,
   maxTokens: number,
-  { lane = LANE, session }: { lane?: number; session?: string } = {},
+  { lane = LANE, session, logitBias = null }: { lane?: number; session?: string; logitBias?: LogitBias } = {},
 ): Stream {
   const arrivals: number[] = [];
   const first = Promise.withResolvers<number>();
@@ -39,7 +42,7 @@ export function ask(
   const options = {
     ...(session === undefined ? {} : { session }),
     messages: [{ role: 'user' as const, content }],
-    sampling: { temperature: 0, maxTokens, ignoreEos: true },
+    sampling: { temperature: 0, maxTokens, ignoreEos: true, logitBias },
   };
   link.create(lane, options, {
     onCreated(handle) {

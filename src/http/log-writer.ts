@@ -53,20 +53,24 @@ export interface LogWriterOptions {
   onWritten(response: Response): void;
 }
 
-/** Callbacks that run together at the end of the current window. */
+/** Callbacks that run together, when the first of them must. */
 class FlushWindow {
   readonly #late = new Set<() => void>();
-  #timer: NodeJS.Timeout | null = null;
+  #timer: NodeJS.Timeout | undefined;
+  #dueMs = Infinity;
 
-  add(callback: () => void): void {
+  /** `dueMs`: when this callback must run at the latest, by `performance.now()`. */
+  add(callback: () => void, dueMs: number): void {
     this.#late.add(callback);
-    if (this.#timer) return;
+    if (dueMs >= this.#dueMs) return;
+    clearTimeout(this.#timer);
+    this.#dueMs = dueMs;
     this.#timer = setTimeout(() => {
-      this.#timer = null;
+      this.#dueMs = Infinity;
       const late = [...this.#late];
       this.#late.clear();
       for (const flush of late) flush();
-    }, FLUSH_WINDOW_MS);
+    }, dueMs - performance.now());
   }
 }
 
@@ -94,7 +98,8 @@ export class LogWriter implements Subscriber {
     if (this.#isDone) return;
     const { isBusy } = this.#options;
     const mayWait = this.#seqOf(response) > 0 && !response.isEnded && !isUrgent(response.class);
-    if (mayWait && isBusy() && performance.now() - this.#lastWriteAt < FLUSH_WINDOW_MS) flushWindow.add(this.#flush);
+    const dueMs = this.#lastWriteAt + FLUSH_WINDOW_MS;
+    if (mayWait && isBusy() && performance.now() < dueMs) flushWindow.add(this.#flush, dueMs);
     else this.#pump();
   }
 

@@ -208,7 +208,8 @@ export class Outbox implements Subscriber {
   /** Milliseconds until the next Deltas frame may leave; 0 when something ready may not wait. */
   #windowLeftMs(ready: ReadonlySet<Subscription>): number {
     const leftMs = this.#lastDeltasMs + FLUSH_WINDOW_MS - this.#host.now();
-    if (leftMs <= 0 || !this.#host.isBusy()) return 0;
+    // A timer may come a part of a millisecond early.
+    if (leftMs < 1 || !this.#host.isBusy()) return 0;
     for (const { class: latencyClass, isFresh, response } of ready) {
       if (isUrgent(latencyClass) || isFresh || response?.isEnded === true) return 0;
     }

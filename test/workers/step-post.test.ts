@@ -6,10 +6,10 @@ import { Order } from '../../workers/messages/shared.ts';
 import type { Step, StepOutput } from '../../workers/messages/events.ts';
 import type { EngineShared } from '../../workers/messages/shared.ts';
 import { noStats } from '../../workers/outputs.ts';
-import { COLLECT_MS, StepPost } from '../../workers/step-post.ts';
+import { COLLECT_MS, MAX_SILENCE_MS, StepPost } from '../../workers/step-post.ts';
 
 const step: Step = { events: [], sampledAtMs: 0, stats: noStats() };
-const stepOf = (stepMs: number): Step => ({ ...step, stats: { ...noStats(), stepMs } });
+const stepOf = (stepMs: number): Step => ({ ...step, stats: { ...noStats(), batchSize: 1, stepMs } });
 const CORES = 2;
 
 interface Setup {
@@ -117,6 +117,9 @@ describe('StepPost', () => {
     };
     busy.fill(1);
     const stepMs = COLLECT_MS / 4;
+    // Nothing was posted for long, so nothing waits.
+    run(stepMs);
+    expect(sizes()).toEqual([1]);
     for (let i = 0; i < 9; i++) run(stepMs);
     // Within the time from the first one of a message to its last: three more, since a fifth would be late.
     expect(sizes()).toEqual([4, 4]);
@@ -131,9 +134,33 @@ describe('StepPost', () => {
     expect(sizes()).toEqual([1]);
   });
 
+  it('holds no step back until a second long one would add up with it to a gap, nor the first after a pause', () => {
+    const { posts, busy, sizes } = setUp();
+    let now = 0;
+    vi.spyOn(performance, 'now').mockImplementation(() => now);
+    busy.fill(1);
+    const run = (stepMs: number, pauseMs = 0): number[] => {
+      now += pauseMs + stepMs;
+      posts.post(stepOf(stepMs), Haste.later);
+      return sizes();
+    };
+    run(1);
+    const longMs = MAX_SILENCE_MS / 2 + 1;
+    expect([run(longMs), run(longMs)]).toEqual([[1], [1]]);
+    const bearableMs = MAX_SILENCE_MS / 2;
+    expect([run(bearableMs), run(bearableMs)]).toEqual([[], [2]]);
+    expect(run(bearableMs, MAX_SILENCE_MS)).toEqual([1]);
+    // A first token in between is news for one stream only.
+    now += MAX_SILENCE_MS;
+    posts.post(step, Haste.now);
+    expect([sizes(), run(bearableMs)]).toEqual([[1], [1]]);
+  });
+
   it('sends what waits along with, and before, what may not', () => {
     const { posts, busy } = setUp();
     busy.fill(1);
+    vi.spyOn(performance, 'now').mockReturnValue(0);
+    posts.post(stepOf(1), Haste.now);
     posts.post({ ...step, sampledAtMs: 1 }, Haste.later);
     posts.post({ ...step, sampledAtMs: 2 }, Haste.later);
     const post = vi.spyOn(ports.at(-1)!, 'postMessage');
