@@ -6,7 +6,8 @@ import { parseClientMessage } from '../protocol/validate.ts';
 import type { Bench } from './bench.ts';
 import { Prompts } from './prompts.ts';
 import type { Result } from './report.ts';
-import { median, random } from './statistics.ts';
+import { random } from '../test/support/random.ts';
+import { median } from './statistics.ts';
 
 /** Messages encoded per timing: enough that the clock costs nothing. */
 const MESSAGES = 256;

@@ -10,7 +10,8 @@ import type { CompiledEncoder } from '../workers/messages/cpu-tasks.ts';
 import type { Bench } from './bench.ts';
 import { exportEncoder } from './peers/encoder-export.ts';
 import { defaultCacheDir } from './server-process.ts';
-import { median, random } from './statistics.ts';
+import { random } from '../test/support/random.ts';
+import { median } from './statistics.ts';
 
 type Embed = (texts: string[]) => Promise<Float32Array[]>;
 

@@ -12,7 +12,7 @@ import { compileModel } from '../workers/model/compile.ts';
 import type { Bench } from './bench.ts';
 import { exportGguf } from './peers/gguf-export.ts';
 import { installPeer, nodeLlamaCpp } from './peers/install.ts';
-import { random } from './statistics.ts';
+import { random } from '../test/support/random.ts';
 
 /** Of the random text, and of the greedy answer that follows its last token in a run of its own. */
 const TOKENS = 64;

@@ -7,7 +7,7 @@ import path from 'node:path';
 import { findModelDirectory } from '../workers/model/model-directory.ts';
 import { EMBEDDING, FINAL_NORM, HEAD, layerTensor, type LayerTensor } from '../workers/model/specs/spec.ts';
 import { flagHelp, parseFlags, UsageError, type FlagSpecs } from './flags.ts';
-import { random } from './statistics.ts';
+import { random } from '../test/support/random.ts';
 
 export interface CheckpointShape {
   layers: number;

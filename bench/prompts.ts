@@ -4,7 +4,7 @@ import { Limits } from '../protocol/constants.ts';
 import { samplingRanges } from '../protocol/sampling.ts';
 import { findModelDirectory } from '../workers/model/model-directory.ts';
 import { TextModel } from '../workers/text/text-model.ts';
-import { random } from './statistics.ts';
+import { random } from '../test/support/random.ts';
 
 const WORDS = (
   'river stone morning window garden letter music winter bread silver market bridge story island engine paper ' +

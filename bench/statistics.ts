@@ -23,14 +23,3 @@ export function sum(samples: readonly number[]): number {
 export function largest(samples: readonly number[]): number {
   return samples.reduce((a, b) => Math.max(a, b), -Infinity);
 }
-
-/** Seeded uniform numbers in [0, 1) (mulberry32). */
-export function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}

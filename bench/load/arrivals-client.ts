@@ -1,7 +1,7 @@
 // An open-loop load generator (forked by client-process.ts): requests of many flows arrive at random times, whatever
 // becomes of those before, as at a house that is too full. A flow is one class of one tenant; it never tries again.
 import type { LatencyClass } from '../../protocol/messages.ts';
-import { random } from '../statistics.ts';
+import { random } from '../../test/support/random.ts';
 import { NativeLink } from './native-link.ts';
 import type { RequestRecord } from './records.ts';
 

@@ -3,7 +3,7 @@
 import { connect } from '../../clients/index.ts';
 import type { Client, LatencyClass, ResponseStream, SendOptions } from '../../clients/index.ts';
 import { TcpProxy } from '../../clients/demos/tcp-proxy.ts';
-import { random } from '../statistics.ts';
+import { random } from '../../test/support/random.ts';
 import type { Ledger } from './ledger.ts';
 
 export type Visit = (visitor: Visitor) => Promise<void>;

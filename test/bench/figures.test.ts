@@ -2,7 +2,8 @@
 import { describe, expect, it } from 'vitest';
 import { decodePhase, firstTokenTimes, gaps, tokensWithin, type RequestRecord } from '../../bench/load/records.ts';
 import { cpuShares, histogramQuantile, Metrics } from '../../bench/server-process.ts';
-import { median, percentile, random } from '../../bench/statistics.ts';
+import { median, percentile } from '../../bench/statistics.ts';
+import { random } from '../support/random.ts';
 
 /** A request of one token per arrival. */
 function record(sentAtMs: number, times: number[]): RequestRecord {

@@ -15,6 +15,7 @@ import type { TokenAlternative, TokenLogprob } from '../../protocol/messages.ts'
 import type { ResponseFormat, ToolChoice } from '../../protocol/messages.ts';
 import { samplingRanges } from '../../protocol/sampling.ts';
 import type { SamplingParams } from '../../protocol/sampling.ts';
+import { random } from '../support/random.ts';
 
 const ALPHABET = [
   'a',
@@ -38,20 +39,12 @@ const ALPHABET = [
 const liveStates: LiveState[] = ['queued', 'prefilling', 'running', 'parked'];
 const finishReasons: FinishReason[] = ['stop', 'length', 'tool_calls', 'content_filter', 'cancelled', 'error'];
 
-/** Mulberry32: small, seeded, the same on every machine. */
 export class Random {
-  private state: number;
+  /** 0 ≤ x < 1 */
+  readonly next: () => number;
 
   constructor(seed: number) {
-    this.state = seed | 0;
-  }
-
-  /** 0 ≤ x < 1 */
-  next(): number {
-    this.state = (this.state + 0x6d2b79f5) | 0;
-    let t = Math.imul(this.state ^ (this.state >>> 15), 1 | this.state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+    this.next = random(seed);
   }
 
   /** An integer, bounds included; small ones are as likely as large ones. */

@@ -1,4 +1,4 @@
-// Chance that can be repeated: every test that draws numbers takes them from here and prints its seed.
+// Chance that can be repeated: tests and benches that draw numbers take them from here and print the seed.
 
 /** Seeded numbers in [0, 1) (mulberry32). */
 export function random(seed: number): () => number {

@@ -1,7 +1,7 @@
 // Prefix reuse as a contract: what many prompts have in common is computed once, whenever they arrive, and never given
 // to another tenant. The kit counts every prompt token that is computed.
 import { describe, expect, it } from 'vitest';
-import { random } from '../../bench/statistics.ts';
+import { random } from '../support/random.ts';
 import { EngineKit } from './support/engine-kit.ts';
 
 const seed = Number(process.env.SEED ?? 20261122);
