@@ -11,6 +11,12 @@ export function startHash(kind: Checksum['kind'], bytes: number): Hash {
   return kind === 'sha256' ? createHash('sha256') : createHash('sha1').update(`blob ${bytes}\0`);
 }
 
+/** Who reads gigabytes tells how far it is, and can be stopped between two pieces: it rejects with the signal's reason. */
+export interface ReadWatch {
+  signal?: AbortSignal | undefined;
+  onBytes?(done: number): void;
+}
+
 /**
  * Feeds the first `bytes` of a file into `hash`, letting other work of the thread through. Returns the bytes read: fewer
  * when the file is shorter.
@@ -19,13 +25,14 @@ export async function hashInto(
   hash: Hash,
   file: string,
   bytes: number,
-  onBytes?: (done: number) => void,
+  { signal, onBytes }: ReadWatch = {},
 ): Promise<number> {
   const handle = await fs.promises.open(file, 'r');
   const piece = Buffer.allocUnsafe(PIECE_BYTES);
   let done = 0;
   try {
     while (done < bytes) {
+      signal?.throwIfAborted();
       const { bytesRead } = await handle.read(piece, 0, Math.min(PIECE_BYTES, bytes - done), done);
       if (bytesRead === 0) break;
       hash.update(piece.subarray(0, bytesRead));
@@ -43,12 +50,12 @@ export async function hashInto(
 export async function matches(
   file: string,
   expected: { bytes: number; checksum: Checksum },
-  onBytes?: (done: number) => void,
+  watch: ReadWatch = {},
 ): Promise<boolean> {
   const { bytes, checksum } = expected;
   if (fileBytes(file) !== bytes) return false;
   const hash = startHash(checksum.kind, bytes);
-  const read = await hashInto(hash, file, bytes, onBytes);
+  const read = await hashInto(hash, file, bytes, watch);
   return read === bytes && hash.digest('hex') === checksum.hex;
 }
 

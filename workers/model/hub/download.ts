@@ -63,7 +63,7 @@ export function adoptFile(from: string, to: string, file: RemoteFile, mayMove: b
 export async function downloadFile(download: Download): Promise<void> {
   const { file, directory, patience, signal, onBytes } = download;
   const place = placeOf(directory, file.path);
-  if (await matches(place, file, onBytes)) return;
+  if (await matches(place, file, download)) return;
   await fs.promises.rm(place, { force: true });
   await fs.promises.mkdir(path.dirname(place), { recursive: true });
   let mismatches = 0;
@@ -92,7 +92,7 @@ async function fillPart(download: Download, place: string, moved: () => void): P
     have = 0;
   }
   let hash = startHash(file.checksum.kind, file.bytes);
-  if (have > 0) await hashInto(hash, part, have, onBytes);
+  if (have > 0) await hashInto(hash, part, have, download);
   onBytes(have);
   if (have === file.bytes && fileBytes(part) === have) return hash.digest('hex');
   if (file.bytes === 0) {

@@ -27,6 +27,8 @@ export interface ManageOptions {
   hub: HubAccess;
   cacheDir: string;
   onProgress(progress: CompileProgress): void;
+  /** Stops a verify between two pieces of a file. */
+  signal?: AbortSignal;
 }
 
 /** All snapshots on this disk, by id. */
@@ -52,7 +54,7 @@ export function listLocal({ hub: { modelsDir }, cacheDir }: ManageOptions): Loca
  * Reads and hashes every file again. A snapshot with a wrong file is not served any more: the next pull brings what is
  * wrong. Throws an Error when the model is not here or not whole.
  */
-export async function verifyLocal(text: string, { hub, onProgress }: ManageOptions): Promise<VerifiedFile[]> {
+export async function verifyLocal(text: string, { hub, onProgress, signal }: ManageOptions): Promise<VerifiedFile[]> {
   const { id, commits } = localTargets(text, hub.modelsDir);
   const results: VerifiedFile[] = [];
   for (const commit of commits) {
@@ -62,11 +64,11 @@ export async function verifyLocal(text: string, { hub, onProgress }: ManageOptio
     const total = totalBytes(manifest.files);
     let before = 0;
     for (const file of manifest.files) {
-      const report = (done: number): void => {
+      const onBytes = (done: number): void => {
         const sum = before + done;
         onProgress({ phase: 'verifying', done: total === 0 ? 1 : sum / total, bytes: { done: sum, total } });
       };
-      const isRight = await matches(path.join(directory, file.path), file, report);
+      const isRight = await matches(path.join(directory, file.path), file, { onBytes, signal });
       results.push({ commit, path: file.path, bytes: file.bytes, isRight });
       before += file.bytes;
     }
