@@ -77,12 +77,12 @@ async function manage({
   action,
   ...options
 }: Omit<CpuTask & { op: 'models' }, 'progress'> & Required<Watch>): Promise<ModelsReport> {
-  const { hub, onProgress } = options;
+  const { hub, onProgress, signal } = options;
   if (action.kind === 'list') return { kind: 'list', models: listLocal(options) };
   if (action.kind === 'verify') return { kind: 'verify', files: await verifyLocal(action.name, options) };
   if (action.kind === 'remove') return { kind: 'remove', bytes: await removeLocal(action.name, options) };
   const name = parseHubName(action.name);
   if (name === null) throw new Error(`${action.name}: a model of the hub is written org/name or org/name@revision`);
-  const { directory, manifest } = await pullModel({ name, hub, isRefresh: true, checkConfig, onProgress });
+  const { directory, manifest } = await pullModel({ name, hub, isRefresh: true, checkConfig, onProgress, signal });
   return { kind: 'pull', directory, commit: manifest.commit, bytes: totalBytes(manifest.files) };
 }
