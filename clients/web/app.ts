@@ -79,9 +79,10 @@ export class App {
     const context =
       model === undefined || model.contextLength === 0 ? '' : `context ${model.contextLength.toLocaleString('en')}`;
     const kind = model !== undefined && isBuiltIn(model) ? 'tiny, built in' : '';
+    const more = [context, kind].filter((part) => part !== '').join(' · ');
     this.#model.replaceChildren(
       element('strong', {}, model?.id ?? 'no model'),
-      element('span', { class: 'model-more' }, [context, kind].filter((part) => part !== '').join(' · ')),
+      ...(more === '' ? [] : [element('span', { class: 'model-more' }, more)]),
       icon('info'),
     );
     for (const view of this.#views) view.modelChanged();

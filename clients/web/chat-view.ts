@@ -2,7 +2,7 @@
 import type { Chat, ChatChange, Turn } from './chat.ts';
 import { Composer } from './composer.ts';
 import { element, iconButton } from './dom.ts';
-import { emptyView } from './empty-view.ts';
+import { emptyView, noModelView } from './empty-view.ts';
 import { inNextFrame } from './frames.ts';
 import { icon } from './icons.ts';
 import { Transcript } from './transcript.ts';
@@ -92,7 +92,7 @@ export class ChatView {
     const { content } = this.#transcript;
     if (chat.turns.length === 0) {
       this.#turns.clear();
-      content.replaceChildren(emptyView(chat.model, (text) => chat.send(text)));
+      content.replaceChildren(chat.lacksModel ? noModelView() : emptyView(chat.model, (text) => chat.send(text)));
       return;
     }
     if (this.#turns.size === 0) content.replaceChildren();

@@ -79,6 +79,11 @@ export class Chat {
     return models.find(({ id }) => id === name) ?? models[0] ?? null;
   }
 
+  /** The server has been heard, and it has no model at all. */
+  get lacksModel(): boolean {
+    return this.#client.welcome !== null && this.#client.models.length === 0;
+  }
+
   /** The server no longer has the model that the session was opened with. */
   get #isModelGone(): boolean {
     const name = this.#session.info?.model;
@@ -330,7 +335,7 @@ export class Chat {
     turn.isKept = false;
     turn.response = null;
     const isLost = error instanceof ConnectionLostError;
-    turn.notice = isLost ? LOST : (error as Error).message || 'The answer failed.';
+    turn.notice = isLost ? LOST : asSentence((error as Error).message || 'The answer failed');
     this.onChange({ kind: 'turn', turn });
   }
 
@@ -342,6 +347,12 @@ export class Chat {
 
 function newTurn(question: string): Turn {
   return { question, answer: '', state: 'running', response: null, stats: null, notice: null, isKept: false };
+}
+
+/** Messages of errors are written for the middle of a line as well. */
+function asSentence(message: string): string {
+  const sentence = message.charAt(0).toUpperCase() + message.slice(1);
+  return /[.!?…]$/.test(sentence) ? sentence : `${sentence}.`;
 }
 
 function numAnswers(messages: readonly ChatMessage[]): number {

@@ -77,7 +77,7 @@ export function showSettings(chat: Chat, client: Client): void {
       step: 1,
       inputmode: 'numeric',
       value: sampling.maxTokens ?? '',
-      placeholder: 'as many as fit',
+      placeholder: 'no limit',
     },
   });
   const modelChoice = element('select', { attributes: { disabled: isRunning } });

@@ -1,4 +1,4 @@
-// What an empty chat shows: what the model is, and questions to begin with.
+// What an empty chat shows: what the model is, and questions to begin with; or that there is no model.
 import type { ModelInfo } from '../index.ts';
 import { element } from './dom.ts';
 
@@ -28,6 +28,16 @@ export function emptyView(model: ModelInfo | null, send: (text: string) => void)
     element('h2', { class: 'empty-title' }, 'Ask something'),
     ...(model === null ? [] : aboutModel(model)),
     element('ul', { class: 'examples', attributes: { 'aria-label': 'Examples' } }, ...list),
+  );
+}
+
+/** The last model was unloaded. The page follows by itself when there is one again. */
+export function noModelView(): HTMLElement {
+  return element(
+    'div',
+    { class: 'empty' },
+    element('h2', { class: 'empty-title' }, 'No model is loaded'),
+    element('p', { class: 'empty-note' }, 'Whoever runs this server can load one; then you can go on here.'),
   );
 }
 

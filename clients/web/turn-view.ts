@@ -58,13 +58,15 @@ export class TurnView {
 
   /** Only the last answer can be made again. */
   set isLast(isLast: boolean) {
+    if (this.#isLast === isLast) return;
     this.#isLast = isLast;
+    this.#updateNotice();
     this.#updateButtons();
   }
 
   /** Brings the DOM up to the turn's state: call once per frame. */
   update(): void {
-    const { answer, state, stats, notice } = this.#turn;
+    const { answer, state, stats } = this.#turn;
     const shown = this.#text.data;
     if (answer.length >= shown.length && answer.startsWith(shown)) {
       if (answer.length > shown.length) this.#text.appendData(answer.slice(shown.length));
@@ -80,10 +82,15 @@ export class TurnView {
       stats === null
         ? ''
         : 'Tokens per second after the first; time from sending to the first text; tokens of the answer';
+    this.#updateNotice();
+    this.#updateButtons();
+  }
+
+  #updateNotice(): void {
+    const { state, notice } = this.#turn;
     if (notice === null) this.#notice.replaceChildren();
     else if (state === 'failed') this.#notice.replaceChildren(`${notice} `, ...(this.#isLast ? [this.#retry] : []));
     else this.#notice.textContent = notice;
-    this.#updateButtons();
   }
 
   #updateStats(): void {

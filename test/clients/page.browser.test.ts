@@ -206,6 +206,11 @@ describe.skipIf(executable === null)('The chat page', () => {
       },
     ]);
     expect(server.peer.messages(Op.Create).at(-1)?.[3]).toMatchObject({ sampling: { temperature: 0.3 } });
+    server.peer.send([Op.Models, 0, []]);
+    await chat.page.keyboard.press('Alt+KeyN');
+    await chat.pane(1).getByRole('heading', { name: 'No model is loaded' }).waitFor();
+    server.peer.send([Op.Models, 0, [fakeModel]]);
+    await chat.pane(1).getByRole('heading', { name: 'Ask something' }).waitFor();
     expect(chat.sockets.length).toBe(1);
   });
 
@@ -248,6 +253,17 @@ describe.skipIf(executable === null)('The chat page', () => {
     await chat.isIn(0, 'done');
     expect(await chat.answerText(0)).toBe('whole');
     expect(server.peer.messages(Op.Rollback)).toEqual([]);
+  });
+
+  it('offers to try again below the last answer only, and says the error as a sentence', async () => {
+    const error = { code: 'overloaded', message: 'the queue is full' };
+    const { chat } = await open({ script: () => ({ pieces: [], error }) });
+    for (const question of ['one', 'two']) {
+      await chat.ask(0, question);
+      await chat.isIn(0, 'failed');
+    }
+    const notices = (): Promise<string[]> => chat.page.locator('.turn-notice').allTextContents();
+    await expect.poll(notices).toEqual(['The queue is full. ', 'The queue is full. Try again']);
   });
 
   it('goes on after a reload from the event it had last', async () => {
