@@ -95,7 +95,7 @@ export class Exchange {
   }
 
   sendJson(status: number, value: unknown, headers: readonly [string, string][] = []): void {
-    this.send(status, 'application/json; charset=utf-8', JSON.stringify(value), headers);
+    this.send(status, 'application/json; charset=utf-8', `${JSON.stringify(value)}\n`, headers);
   }
 
   /** Answers with anything that was thrown. After the first byte of a stream it can only cut the connection. */

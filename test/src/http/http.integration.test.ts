@@ -60,6 +60,11 @@ describe('HTTP', () => {
     expect((await get('/nothing', { method: 'POST' })).status).toBe(404);
   });
 
+  it('ends JSON with a line break, so that a terminal goes on below it', async () => {
+    expect((await (await get('/v1/models')).text()).endsWith('}\n')).toBe(true);
+    expect((await (await get('/nothing')).text()).endsWith('}\n')).toBe(true);
+  });
+
   it('answers HEAD like GET, without a body', async () => {
     const head = await get('/v1/models', { method: 'HEAD' });
     const full = await get('/v1/models');
