@@ -24,6 +24,8 @@ const BRIEF_CHUNK_MS = 12;
 const MIN_SHARED_CHUNK = 8;
 const MIN_ALONE_CHUNK = 16;
 const MAX_CHUNK = 512;
+/** With nobody near, the end of a prompt may be so many times as long: a chunk more would read all of the past again. */
+const LAST_CHUNK = 1.5;
 const CALIBRATION_CHUNK = 32;
 /** Every so many chunks the oldest prompt of a class goes first, whatever its length: no prompt starves. */
 const OLDEST_EVERY = 4;
@@ -212,7 +214,9 @@ export class Prefill {
     let most = within(isBrief ? BRIEF_CHUNK_MS : isShared ? SHARED_CHUNK_MS : ALONE_CHUNK_MS);
     if (isShared && remaining > most) most = Math.min(most, within(Math.max(BRIEF_CHUNK_MS, SHARED_GAP_MS - stepMs)));
     // A short rest costs a run of its own: of two chunks both have half.
-    const length = remaining <= most ? remaining : remaining < 2 * most ? Math.ceil(remaining / 2) : most;
+    const isWaitedFor = isShared || isBrief || this.#entries.length > 1;
+    const last = isWaitedFor ? most : Math.min(MAX_CHUNK, Math.floor(most * LAST_CHUNK));
+    const length = remaining <= last ? remaining : remaining < 2 * most ? Math.ceil(remaining / 2) : most;
     // Never leave a single token: a chunk of one takes another kernel path and rounds differently.
     return remaining - length === 1 ? length - 1 : length;
   }
