@@ -3,7 +3,6 @@
 import { kvTypes } from '../workers/messages/models.ts';
 import { BareChunk } from './bare/bare-chunk.ts';
 import type { Bench } from './bench.ts';
-import { UsageError } from './flags.ts';
 import { defaultCacheDir } from './server-process.ts';
 import { largest } from './statistics.ts';
 
@@ -29,8 +28,8 @@ export const bench: Bench = {
   async run(flags, report) {
     const [pasts, tokens, threads] = [flags.list('pasts'), flags.integer('tokens'), flags.integer('threads')];
     const cases: Case[] = [];
-    for (const kv of chosen('kv', flags.text('kv'), kvTypes)) {
-      for (const graph of chosen('graphs', flags.text('graphs'), GRAPHS)) {
+    for (const kv of flags.chosen('kv', kvTypes)) {
+      for (const graph of flags.chosen('graphs', GRAPHS)) {
         const at = { model: flags.text('model'), cacheDir: flags.text('cache'), kv, graph, threads };
         cases.push({ kv, graph, chunk: await BareChunk.open({ ...at, maxContext: largest(pasts) + tokens }) });
       }
@@ -50,11 +49,3 @@ export const bench: Bench = {
     for (const { chunk } of cases) chunk.close();
   },
 };
-
-function chosen<T extends string>(flag: string, list: string, known: readonly T[]): T[] {
-  return list.split(',').map((name) => {
-    const found = known.find((each) => each === name);
-    if (found === undefined) throw new UsageError(`--${flag} holds "${name}", which is none of ${known.join(', ')}`);
-    return found;
-  });
-}

@@ -1,10 +1,10 @@
 // Bench `decode`: milliseconds per step and tokens per second of the bare loop, by layout, batch size and context.
 // Configurations take turns in every round, so that a busy machine treats them alike; the median round counts.
-import { kvTypes, type KvType } from '../workers/messages/models.ts';
+import { kvTypes, productChoices, type KvType, type ProductChoice } from '../workers/messages/models.ts';
 import { compileModel } from '../workers/model/compile.ts';
 import { BareLoop } from './bare/bare-loop.ts';
 import type { Bench } from './bench.ts';
-import { UsageError } from './flags.ts';
+import { UsageError, type Flags } from './flags.ts';
 import { Prompts } from './prompts.ts';
 import type { Report } from './report.ts';
 import { defaultCacheDir } from './server-process.ts';
@@ -13,6 +13,7 @@ import { median } from './statistics.ts';
 interface Case {
   layout: string;
   kv: KvType;
+  products: ProductChoice;
   loop: BareLoop;
   batch: number;
   rates: number[];
@@ -33,6 +34,7 @@ export const bench: Bench = {
       meaning: 'workers x threads, comma-separated; s: threads spin',
     },
     kv: { kind: 'text', fallback: 'float32', meaning: 'KV memory, comma-separated: float32, int8' },
+    products: { kind: 'text', fallback: 'auto', meaning: 'matrix products, comma-separated: auto, blocks, rows' },
     rounds: { kind: 'integer', fallback: '5', meaning: 'interleaved rounds' },
     ms: { kind: 'integer', fallback: '150', meaning: 'time of one case in one round' },
     cache: { kind: 'text', fallback: defaultCacheDir(), meaning: 'directory of compiled models' },
@@ -44,16 +46,19 @@ export const bench: Bench = {
     const rows = Math.max(...batches);
     const cases: Case[] = [];
     const loops: BareLoop[] = [];
-    for (const [kv, layout] of variants(flags.text('kv'), flags.text('layouts'))) {
+    const name = flags.text('model');
+    for (const { kv, products, layout } of variants(flags)) {
       const choice = { type: kv, memoryBytes: 0 };
-      const model = await compileModel({ model: flags.text('model'), cacheDir, maxContext: MAX_CONTEXT, kv: choice });
+      const model = await compileModel({ model: name, cacheDir, maxContext: MAX_CONTEXT, kv: choice, products });
       if (!/^[1-9]x[1-9]s?$/.test(layout))
         throw new UsageError(`--layouts holds "${layout}", nothing like 2x1 or 1x2s`);
       const [workers = 0, threads = 0] = layout.split('x').map((part) => Number.parseInt(part, 10));
       const spin = layout.endsWith('s');
       const loop = await BareLoop.open({ model, workers, threads, spin, rows, maxLen: model.shape.maxPositions });
       loops.push(loop);
-      for (const batch of batches) if (batch >= workers) cases.push({ layout, kv, loop, batch, rates: [], stepMs: [] });
+      for (const batch of batches) {
+        if (batch >= workers) cases.push({ layout, kv, products, loop, batch, rates: [], stepMs: [] });
+      }
     }
     for (const context of flags.list('contexts')) {
       const ids = prompts.encode(prompts.next(context + 1));
@@ -65,12 +70,15 @@ export const bench: Bench = {
   },
 };
 
-function variants(kvList: string, layouts: string): [KvType, string][] {
-  return kvList.split(',').flatMap((name) => {
-    const kv = kvTypes.find((each) => each === name);
-    if (kv === undefined) throw new UsageError(`--kv holds "${name}", which is none of ${kvTypes.join(', ')}`);
-    return layouts.split(',').map((layout): [KvType, string] => [kv, layout]);
-  });
+function variants(flags: Flags): Pick<Case, 'kv' | 'products' | 'layout'>[] {
+  return flags.chosen('kv', kvTypes).flatMap((kv) =>
+    flags.chosen('products', productChoices).flatMap((products) =>
+      flags
+        .text('layouts')
+        .split(',')
+        .map((layout) => ({ kv, products, layout })),
+    ),
+  );
 }
 
 async function measure(cases: readonly Case[], ids: number[], rounds: number, ms: number): Promise<void> {
@@ -90,7 +98,7 @@ async function measure(cases: readonly Case[], ids: number[], rounds: number, ms
 
 function publish(report: Report, cases: Case[], context: number): void {
   for (const one of cases) {
-    const at = { layout: one.layout, kv: one.kv, batch: one.batch, context };
+    const at = { layout: one.layout, kv: one.kv, products: one.products, batch: one.batch, context };
     report.add('step', median(one.stepMs), 'ms', at);
     report.add('decode', median(one.rates), 'tokens/s', at);
     one.rates = [];

@@ -44,6 +44,18 @@ export class Flags {
     return this.text(name).split(',').map(Number);
   }
 
+  /** Names separated by commas. Throws UsageError for one that is not `known`. */
+  chosen<T extends string>(name: string, known: readonly T[]): T[] {
+    return this.text(name)
+      .split(',')
+      .map((each) => {
+        const found = known.find((one) => one === each);
+        if (found === undefined)
+          throw new UsageError(`--${name} holds "${each}", which is none of ${known.join(', ')}`);
+        return found;
+      });
+  }
+
   /** Every value that was given, in order. */
   texts(name: string): string[] {
     const all = this.text(name);

@@ -53,6 +53,7 @@ export const bench: Bench = {
           maxContext: 2048,
           kvMemoryBytes: 1 << 30,
           kvType: 'auto',
+          products: 'auto',
           cacheDir: flags.text('cache'),
           log: quiet,
           debugOwners: false,

@@ -3,6 +3,7 @@
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { Limits } from '../protocol/constants.ts';
+import { productChoices, type ProductChoice } from '../workers/messages/models.ts';
 import type { ApiKey } from './auth/keys.ts';
 import {
   bytes,
@@ -57,6 +58,7 @@ export interface Config {
   maxContext: number | null;
   kvMemoryBytes: number;
   kvType: KvChoice;
+  products: ProductChoice;
   cacheDir: string;
   /** Without a slash at its end. */
   hubEndpoint: string;
@@ -209,6 +211,14 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     defaultText: 'auto: int8 where fewer than four full contexts of float32 fit KV_MEMORY',
     meaning: `What the KV memory holds: ${kvChoices.join(', ')}; int8 takes a quarter of float32.`,
     parse: oneOf(...kvChoices),
+    fallback: () => 'auto',
+  },
+  products: {
+    name: 'PRODUCTS',
+    defaultText: 'auto',
+    meaning:
+      'How models stored in 8 bits multiply: in blocks, in rows, or auto: in rows where the processor does so in tiles (AMX). Texts may differ between the two.',
+    parse: oneOf(...productChoices),
     fallback: () => 'auto',
   },
   cacheDir: {

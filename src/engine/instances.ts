@@ -51,11 +51,12 @@ export class Instances {
     onProgress: (progress: CompileProgress) => void,
     signal: AbortSignal,
   ): Promise<CompiledModel> {
-    const { cacheDir, maxContext, kvType, kvMemoryBytes, hub } = this.#options;
+    const { cacheDir, maxContext, kvType, kvMemoryBytes, products, hub } = this.#options;
     const request = {
       model: source.spec,
       cacheDir,
       kv: { type: kvType, memoryBytes: kvMemoryBytes / numModels },
+      products,
       maxContext: source.contextLength ?? maxContext,
       ...(hub ? { hub } : {}),
     };

@@ -1,5 +1,5 @@
 // What an EngineSet is started with. main.ts makes it of the settings; tests and benches make their own.
-import type { HubAccess, KvChoice } from '../../workers/messages/models.ts';
+import type { HubAccess, KvChoice, ProductChoice } from '../../workers/messages/models.ts';
 import type { ModelSource } from './model-admin.ts';
 import type { QueueOptions } from './waiting-room.ts';
 
@@ -24,6 +24,7 @@ export interface EngineOptions {
   kvType: KvChoice['type'];
   /** Of all models together. */
   kvMemoryBytes: number;
+  products: ProductChoice;
   cacheDir: string;
   /** Absent: models of the hub cannot be loaded. */
   hub?: HubAccess;

@@ -11,6 +11,7 @@ import type {
   CompileProgress,
   HubAccess,
   KvChoice,
+  ProductChoice,
   ModelsAction,
   ModelsReport,
 } from '../../workers/messages/models.ts';
@@ -29,6 +30,7 @@ export interface CompileRequest {
   model: string;
   cacheDir: string;
   kv: KvChoice;
+  products: ProductChoice;
   maxContext: number | null;
   hub?: HubAccess;
 }

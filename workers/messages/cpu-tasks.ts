@@ -1,6 +1,6 @@
 // Tasks of the CPU pool and what comes of them.
 import type { ErrorCode } from '../../protocol/errors.ts';
-import type { CompiledModel, HubAccess, KvChoice, ModelsAction, ModelsReport } from './models.ts';
+import type { CompiledModel, HubAccess, KvChoice, ModelsAction, ModelsReport, ProductChoice } from './models.ts';
 import type { PromptInput } from './requests.ts';
 import type { MessagePort } from 'node:worker_threads';
 
@@ -14,6 +14,7 @@ export type CpuTask =
       model: string;
       cacheDir: string;
       kv: KvChoice;
+      products: ProductChoice;
       maxContext: number | null;
       /** Absent: models of the hub cannot be loaded. */
       hub?: HubAccess;

@@ -33,6 +33,12 @@ export function kvArray(type: KvType, source: number | ArrayBufferLike): KvArray
   return type === 'int8' ? new Int8Array(buffer) : new Float32Array(buffer);
 }
 
+/** How a compiled model multiplies: in blocks (MatMulNBits), or in rows of two terms (workers/model/two-terms.ts). */
+export type Products = 'blocks' | 'rows';
+export const productChoices = ['auto', 'blocks', 'rows'] as const;
+/** auto: rows where the processor multiplies them in tiles. */
+export type ProductChoice = (typeof productChoices)[number];
+
 /** Which KV memory a model is compiled for. */
 export interface KvChoice {
   /** auto: float32 while four full contexts of it fit `memoryBytes`, else int8. */

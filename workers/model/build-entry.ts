@@ -1,5 +1,5 @@
-// Builds one entry of the cache: the graph of decode steps, where it is worth it a second one for prefill, both packed
-// and checked, then committed. Called by compile under the entry's lock.
+// Builds one entry of the cache: the graph of decode steps, where it is worth it a second one for prefill or one in rows
+// for both, packed and checked, then committed. Called by compile under the entry's lock.
 // What must stay true: nothing appears under the entry's name before all of it is there and was compared.
 import fs from 'node:fs';
 import path from 'node:path';
@@ -27,6 +27,8 @@ export interface Job {
   source: WeightSource;
   plan: QuantizationPlan;
   shape: ModelShape;
+  /** Products in rows, for steps and chunks, where they come near enough to those in blocks. */
+  wantsRows: boolean;
   /** Opens the texts that compare the two graphs. */
   firstToken: number;
 }
@@ -35,6 +37,9 @@ type FormOptions = Pick<BuildOptions, 'form' | 'kvScales' | 'mlpOutliers'>;
 
 const STEPS = 'model';
 const CHUNKS = 'prefill';
+/** Decode steps in rows. What prefills beside it names its weights. */
+const ROWS = 'rows';
+const baseNames = { steps: STEPS, chunks: CHUNKS, rows: ROWS } as const;
 /** Only while an entry with 8-bit KV memory is built. */
 const FLOAT = 'float-kv';
 /**
@@ -56,12 +61,16 @@ const MLP_OUTLIERS = 32;
 /** Files that engine workers open. */
 export function entryFiles(
   folder: string,
-  meta: Pick<CacheMeta, 'hasPrefillGraph' | 'verifySizes'>,
+  meta: Pick<CacheMeta, 'products' | 'hasPrefillGraph' | 'verifySizes'>,
 ): Pick<CompiledModel, 'decodePath' | 'prefillPath' | 'verifyGraphs'> {
-  const decodePath = path.join(folder, `${STEPS}.onnx`);
+  const decodePath = path.join(folder, `${stepsName(meta)}.onnx`);
   const prefillPath = meta.hasPrefillGraph ? path.join(folder, `${CHUNKS}.onnx`) : decodePath;
   const verifyGraphs = meta.verifySizes.map((numTokens) => ({ numTokens, path: verifyPath(folder, numTokens) }));
   return { decodePath, prefillPath, verifyGraphs };
+}
+
+function stepsName({ products }: Pick<CacheMeta, 'products'>): string {
+  return products === 'rows' ? ROWS : STEPS;
 }
 
 function verifyPath(folder: string, numTokens: number): string {
@@ -73,8 +82,9 @@ export async function buildEntry(job: Job, entry: Entry, progress: Progress): Pr
   const { spec, source, plan, shape } = job;
   const wantsChunkGraph = plan.chunkQkv !== null;
   const isInt8 = shape.kvType === 'int8';
-  const numGraphs = 1 + (wantsChunkGraph ? 1 : 0) + (isInt8 ? 1 : 0);
-  checkDiskSpace(entry.root, diskBytes(spec, plan, numGraphs, wantsChunkGraph));
+  const hasSecond = wantsChunkGraph || job.wantsRows;
+  const numGraphs = 1 + (hasSecond ? 1 : 0) + (isInt8 ? 1 : 0);
+  checkDiskSpace(entry.root, diskBytes(spec, plan, numGraphs, hasSecond));
   const temporary = createTemporary(entry.root);
   let built = 0;
   const part: Progress = (phase, done) => progress(phase, (0.95 * (built + done)) / numGraphs);
@@ -84,22 +94,30 @@ export async function buildEntry(job: Job, entry: Entry, progress: Progress): Pr
     const float = isInt8 ? await buildFloat(job, temporary, part) : null;
     if (float !== null) built++;
     const kvScales = float?.scales ?? null;
-    const steps = await addGraph(job, temporary, { form: 'steps', kvScales }, part);
+    let steps: Steps = {
+      ...(await addGraph(job, temporary, { form: 'steps', kvScales }, part)),
+      products: 'blocks',
+      rowDivergence: null,
+    };
     built++;
-    const stepsGraph: Graph = { file: path.join(temporary, `${STEPS}.onnx`), shape };
+    const blocks: Graph = { file: path.join(temporary, `${STEPS}.onnx`), shape };
     let kvDivergence = 0;
     if (float !== null) {
-      kvDivergence = divergence(float.graph, stepsGraph, job.firstToken, onStep);
+      kvDivergence = divergence(float.graph, blocks, job.firstToken, onStep);
       removeGraph(temporary, FLOAT);
     }
-    if (wantsChunkGraph) {
+    if (job.wantsRows) {
+      const rows = await addGraph(job, temporary, { form: 'rows', kvScales }, part);
+      steps = chooseSteps(job, temporary, steps, rows, kvDivergence, onCheck);
+    }
+    if (wantsChunkGraph && steps.products === 'blocks') {
       const { intermediateSize } = spec;
       const count = Math.min(MLP_OUTLIERS, Math.floor(intermediateSize / 4));
-      const mlpOutliers = findMlpOutliers(stepsGraph, intermediateSize, count, job.firstToken, onStep);
+      const mlpOutliers = findMlpOutliers(blocks, intermediateSize, count, job.firstToken, onStep);
       await addGraph(job, temporary, { form: 'chunks', kvScales, mlpOutliers }, part);
     }
-    const prefill = addPrefillGraph(job, temporary, wantsChunkGraph, kvDivergence, onCheck);
-    const verifySizes = addVerifyGraphs(job, temporary, onCheck);
+    const prefill = addPrefillGraph(job, temporary, steps, kvDivergence, onCheck);
+    const verifySizes = addVerifyGraphs(job, temporary, steps, onCheck);
     onCheck();
     const meta = commitEntry(temporary, entry.folder, {
       key: entry.key,
@@ -130,13 +148,11 @@ async function buildFloat(
   return { graph, scales: calibrateKv(graph.file, graph.shape, job.spec.rotaryDim, job.firstToken, onStep) };
 }
 
-async function addGraph(
-  job: Job,
-  folder: string,
-  options: FormOptions,
-  progress: Progress,
-): Promise<{ weightsBytes: number; isPrepacked: boolean }> {
-  const name = options.form === 'steps' ? STEPS : CHUNKS;
+type PackedGraph = Pick<CacheMeta, 'weightsBytes' | 'isPrepacked'>;
+type Steps = PackedGraph & Pick<CacheMeta, 'products' | 'rowDivergence'>;
+
+async function addGraph(job: Job, folder: string, options: FormOptions, progress: Progress): Promise<PackedGraph> {
+  const name = baseNames[options.form];
   const files = (base: string) => {
     const model = path.join(folder, `${base}.onnx`);
     return { model, data: dataFile(model) };
@@ -189,41 +205,67 @@ function keepPlain(model: string, plain: { model: string }, final: { model: stri
   fs.renameSync(plain.model, final.model);
 }
 
+/** Keeps the graph in rows where it is near enough to the one in blocks, and removes the other of the two. */
+function chooseSteps(
+  { shape, firstToken }: Job,
+  folder: string,
+  blocks: Steps,
+  rows: PackedGraph,
+  kvDivergence: number,
+  onStep: OnStep,
+): Steps {
+  const [base, other] = [STEPS, ROWS].map((name) => ({ file: path.join(folder, `${name}.onnx`), shape }));
+  const rowDivergence = divergence(base!, other!, firstToken, onStep);
+  const isKept = isNear(rowDivergence, kvDivergence);
+  removeGraph(folder, isKept ? STEPS : ROWS);
+  return isKept ? { ...rows, products: 'rows', rowDivergence } : { ...blocks, rowDivergence };
+}
+
+/** Written so that NaN is refused too. */
+function isNear(found: number, kvDivergence: number): boolean {
+  return found <= MAX_DIVERGENCE + kvDivergence;
+}
+
 /**
- * Keeps the best graph for prefill that is near enough to the decode graph: that of chunks, and with 8-bit KV memory one
- * that attends over floats, which the decode graph can give too.
+ * Keeps the best graph for prefill that is near enough to the decode graph: that of chunks, and one that attends over
+ * floats, which a decode graph can give too: the one in rows always, else with 8-bit KV memory.
  */
 function addPrefillGraph(
   { spec, shape, firstToken }: Job,
   folder: string,
-  hasChunks: boolean,
+  steps: Steps,
   kvDivergence: number,
   onStep: OnStep,
 ): Pick<CacheMeta, 'hasPrefillGraph' | 'prefillDivergence'> {
-  const [steps, prefill] = [STEPS, CHUNKS].map((name) => ({ file: path.join(folder, `${name}.onnx`), shape }));
+  const file = (name: string): string => path.join(folder, `${name}.onnx`);
   const isInt8 = shape.kvType === 'int8';
   // The attention kernel for floats leaves out what lies before a window.
   const hasWindow = spec.layers.some(({ window }) => window !== null && window < shape.maxPositions);
-  const sources = [...(hasChunks ? [prefill!] : []), ...(isInt8 ? [steps!] : [])];
+  const attendsOverFloats = isInt8 || !hasWindow;
+  const decode: Graph = { file: file(stepsName(steps)), shape };
+  const prefill: Graph = { file: file(CHUNKS), shape };
+  const sources = [
+    ...(fs.existsSync(prefill.file) ? [prefill] : []),
+    ...(isInt8 || (steps.products === 'rows' && attendsOverFloats) ? [decode] : []),
+  ];
   let prefillDivergence: number | null = null;
   for (const source of sources) {
-    if (isInt8 || !hasWindow) {
-      fs.writeFileSync(prefill!.file, floatAttention(fs.readFileSync(source.file), shape, spec.rotaryDim));
+    if (attendsOverFloats) {
+      fs.writeFileSync(prefill.file, floatAttention(fs.readFileSync(source.file), shape, spec.rotaryDim));
     }
-    prefillDivergence = divergence(steps!, prefill!, firstToken, onStep);
-    // Written so that NaN is refused too.
-    if (prefillDivergence <= MAX_DIVERGENCE + kvDivergence) return { hasPrefillGraph: true, prefillDivergence };
+    prefillDivergence = divergence(decode, prefill, firstToken, onStep);
+    if (isNear(prefillDivergence, kvDivergence)) return { hasPrefillGraph: true, prefillDivergence };
     removeGraph(folder, CHUNKS);
   }
   return { hasPrefillGraph: false, prefillDivergence };
 }
 
 /** Returns the sizes whose graph was kept: guessed tokens may never change an answer, so agreement is to the bit. */
-function addVerifyGraphs({ shape, firstToken }: Job, folder: string, onStep: OnStep): number[] {
-  const decode = fs.readFileSync(path.join(folder, `${STEPS}.onnx`));
+function addVerifyGraphs({ shape, firstToken }: Job, folder: string, steps: Steps, onStep: OnStep): number[] {
+  const decode = fs.readFileSync(path.join(folder, `${stepsName(steps)}.onnx`));
   const sizes = VERIFY_SIZES.filter((numTokens) => numTokens < shape.maxPositions);
   for (const numTokens of sizes) fs.writeFileSync(verifyPath(folder, numTokens), verifyGraph(decode, numTokens));
-  const files = entryFiles(folder, { hasPrefillGraph: false, verifySizes: sizes });
+  const files = entryFiles(folder, { ...steps, hasPrefillGraph: false, verifySizes: sizes });
   const agreeing = agreeingSizes(files, shape, firstToken, onStep);
   for (const size of sizes) if (!agreeing.includes(size)) fs.rmSync(verifyPath(folder, size));
   return agreeing;

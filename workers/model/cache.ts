@@ -3,13 +3,14 @@
 // next compile removes. Called by compile. The lock that keeps two compiles apart is in lock.ts.
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
+import type { Products } from '../messages/models.ts';
 import { isAlive, withLock } from './lock.ts';
 import { ortVersion } from './ort-binding.ts';
+import { cpuFlags } from './processor.ts';
 
 /** Raise it whenever the compiler writes something else for the same input. */
-export const COMPILER_VERSION = 13;
+export const COMPILER_VERSION = 15;
 const META = 'meta.json';
 const TEMPORARY = '.tmp-';
 /** Files up to this size are checked by content on every start (a millisecond); larger ones by length. */
@@ -36,6 +37,9 @@ export interface EntryMeta {
 
 /** Of a decoder. */
 export interface CacheMeta extends EntryMeta {
+  /** What decode steps multiply with, and how far rows are from blocks (agreement.ts); null: never tried. */
+  products: Products;
+  rowDivergence: number | null;
   /** Whether the folder has a graph for prefill, and how far it is from the decode graph (agreement.ts); null: never tried. */
   hasPrefillGraph: boolean;
   prefillDivergence: number | null;
@@ -66,13 +70,7 @@ export function fingerprintFiles(files: readonly string[]): unknown[] {
 
 /** Packed weights are laid out for this processor by this runtime. */
 export function machineParts(): Record<string, unknown> {
-  let flags = os.cpus()[0]?.model ?? '';
-  try {
-    flags = /^(flags|Features)\s*:(.*)$/m.exec(fs.readFileSync('/proc/cpuinfo', 'utf8'))?.[2]?.trim() ?? flags;
-  } catch {
-    // No /proc on this system: the processor's name has to do.
-  }
-  const cpu = createHash('sha256').update(flags).digest('hex').slice(0, 16);
+  const cpu = createHash('sha256').update(cpuFlags()).digest('hex').slice(0, 16);
   return { compiler: COMPILER_VERSION, onnxruntime: ortVersion, platform: process.platform, arch: process.arch, cpu };
 }
 

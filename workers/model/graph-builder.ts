@@ -11,6 +11,7 @@ import { RowInt8, type MatrixPart } from './row-int8.ts';
 import { rotaryTables } from './rotary.ts';
 import { EMBEDDING, FINAL_NORM, HEAD, layerBias, layerTensor, mlpNorm } from './specs/spec.ts';
 import type { LayerMatrix, ModelSpec, Rope } from './specs/spec.ts';
+import { boundOfNorm, boundOfProduct, largest, TwoTermProducts } from './two-terms.ts';
 import { toFloats, type WeightSource } from './weights/source.ts';
 
 const MS = 'com.microsoft';
@@ -52,8 +53,11 @@ export interface BuildOptions {
   maxPositions: number;
   /** File for the large tensors, beside the model. */
   dataPath: string;
-  /** steps: good from one row on. chunks: about 1.5x from 16 rows on, a little less exact (row-int8.ts). */
-  form: 'steps' | 'chunks';
+  /**
+   * steps: products in blocks, good from one row on. chunks: about 1.5x from 16 rows on, a little less exact (row-int8.ts).
+   * rows: for both where the processor multiplies 8-bit rows in tiles, and more exact than either (two-terms.ts).
+   */
+  form: 'steps' | 'chunks' | 'rows';
   /** KV memory of 8 bits with these scales; null: float32. */
   kvScales: readonly LayerKvScales[] | null;
   /** Chunks only: by layer, the channels between gate and down that stay float, ascending. */
@@ -93,9 +97,11 @@ class GraphBuilder {
   #kvScales: readonly LayerKvScales[] | null;
   #mlpOutliers: BuildOptions['mlpOutliers'];
   #blocks: BlockProducts;
-  #rows: RowInt8 | null;
-  /** Normed input of the next block, and the residual stream beside it. */
+  #chunks: RowInt8 | null;
+  #rows: TwoTermProducts | null;
+  /** Normed input of the next block, what it cannot exceed, and the residual stream beside it. */
   #x = '';
+  #bound = 0;
   #residual = '';
   /** Name of the shape [B, S, width of qkv], once there is one. */
   #sequenceShape = '';
@@ -111,7 +117,8 @@ class GraphBuilder {
     this.#kvScales = options.kvScales;
     this.#mlpOutliers = options.mlpOutliers;
     this.#blocks = new BlockProducts(writer, options.source);
-    this.#rows = options.form === 'chunks' ? new RowInt8(writer, options.source) : null;
+    this.#chunks = options.form === 'chunks' ? new RowInt8(writer, options.source) : null;
+    this.#rows = options.form === 'rows' ? new TwoTermProducts(writer, options.source) : null;
   }
 
   /** Inputs, embedding and the first norm. */
@@ -135,9 +142,14 @@ class GraphBuilder {
       w.tensor('embedding', DataType.float32, [vocabSize, hiddenSize], table);
       this.#residual = w.node('Gather', ['embedding', GraphNames.ids], 'embedded', { axis: 0 });
     }
-    // Row by row from here on, [B·S, hidden], where matrix products want it so.
-    if (this.#rows !== null) this.#residual = w.node('Reshape', [this.#residual, this.#flat()], 'embedded_rows');
-    this.#x = this.#norm(this.#residual, 'l0_attention_norm', this.#normWeight(layerTensor(0, 'input_layernorm')));
+    // Row by row from here on, [B·S, hidden] or [B·S, 1, hidden], where matrix products want it so.
+    if (this.#isByRow) {
+      const shape = this.#rowShape('residual_shape', hiddenSize);
+      this.#residual = w.node('Reshape', [this.#residual, shape], 'embedded_rows');
+    }
+    const first = layerTensor(0, 'input_layernorm');
+    this.#x = this.#norm(this.#residual, 'l0_attention_norm', this.#normWeight(first));
+    this.#bound = boundOfNorm(this.#normValues(first));
   }
 
   layer(l: number): void {
@@ -149,11 +161,15 @@ class GraphBuilder {
   head(): void {
     const w = this.#w;
     const { hiddenSize, vocabSize, tiedEmbeddings, logitCap } = this.#spec;
-    w.node('Reshape', [this.#x, this.#flat()], 'flat');
-    const selected = w.node('Gather', ['flat', GraphNames.logitIndex], 'selected', { axis: 0 });
+    const x = this.#isByRow ? this.#x : w.node('Reshape', [this.#x, this.#rowShape('flat_shape', hiddenSize)], 'flat');
+    const selected = w.node('Gather', [x, GraphNames.logitIndex], 'selected', { axis: 0 });
     // An exported graph holds the head as a matrix of its own even when it is tied, quantised on its own terms.
     const name = this.#source.has(HEAD) || !tiedEmbeddings ? HEAD : EMBEDDING;
-    let logits = this.#matmul(selected, 'head', [{ name, rows: vocabSize }], hiddenSize, this.#plan.head);
+    const parts = [{ name, rows: vocabSize }];
+    let logits =
+      this.#rows === null
+        ? this.#blocks.multiply(selected, 'head', parts, hiddenSize, this.#plan.head)
+        : this.#rows.multiplyOrNone(selected, 'head', parts, hiddenSize, this.#bound);
     if (logitCap !== null) logits = this.#cap(logits, logitCap);
     w.node('Identity', [logits], GraphNames.logits);
     w.output(GraphNames.logits, DataType.float32, ['n', vocabSize]);
@@ -175,20 +191,24 @@ class GraphBuilder {
       part('self_attn.k_proj', kvRows, qkNorm ? 1 : (levels?.k ?? 1)),
       part('self_attn.v_proj', kvRows, levels?.v ?? 1),
     ];
-    // In blocks in both forms: what is lost in K and V stays in KV memory for every later token.
-    const format = this.#rows === null ? this.#plan.matrices : this.#plan.chunkQkv;
-    let qkv = this.#matmul(this.#x, `l${l}_qkv`, parts, hiddenSize, format);
-    if (this.#rows !== null) qkv = this.#perSequence(qkv, numHeads * headDim + 2 * kvRows);
+    // In blocks for chunks too: what is lost in K and V stays in KV memory for every later token.
+    const format = this.#chunks === null ? this.#plan.matrices : this.#plan.chunkQkv;
+    let qkv = this.#matmul(this.#x, `l${l}_qkv`, parts, hiddenSize, format, this.#bound);
+    if (this.#isByRow) qkv = this.#perSequence(qkv, numHeads * headDim + 2 * kvRows);
     if (qkNorm) qkv = this.#normHeads(l, qkv, levels);
     let attention = this.#attend(l, qkv, levels !== null);
-    if (this.#rows !== null) attention = this.#flatAttention(attention);
+    const width = numHeads * headDim;
+    if (this.#isByRow) {
+      const shape = this.#rowShape('attention_shape', width);
+      attention = this.#w.node('Reshape', [attention, shape], `${attention}_rows`);
+    }
     if (levels !== null) {
-      const scale = this.#w.tensor(`l${l}_v_scale`, DataType.float32, [numHeads * headDim], levels.result);
+      const scale = this.#w.tensor(`l${l}_v_scale`, DataType.float32, [width], levels.result);
       attention = this.#w.node('Mul', [attention, scale], `l${l}_attention_scaled`);
     }
     const bias = outputBias ? { bias: layerBias(l, 'self_attn.o_proj') } : {};
     const output = { name: layerTensor(l, 'self_attn.o_proj'), rows: hiddenSize, ...bias };
-    let out = this.#project(attention, `l${l}_o`, [output], numHeads * headDim);
+    let out = this.#project(attention, `l${l}_o`, [output], width, this.#attentionBound(l, levels));
     if (this.#spec.branchNorms) out = this.#normBranch(l, out, 'post_attention_layernorm');
     this.#addAndNorm(out, `l${l}_mlp_norm`, layerTensor(l, mlpNorm(this.#spec)));
   }
@@ -247,7 +267,7 @@ class GraphBuilder {
 
   #mlp(l: number): void {
     const { numLayers } = this.#spec;
-    let down = this.#rows === null ? this.#stepMlp(l) : this.#chunkMlp(l, this.#rows);
+    let down = this.#chunks === null ? this.#plainMlp(l) : this.#chunkMlp(l, this.#chunks);
     if (this.#spec.branchNorms) down = this.#normBranch(l, down, 'post_feedforward_layernorm');
     const isLast = l === numLayers - 1;
     this.#addAndNorm(
@@ -257,17 +277,24 @@ class GraphBuilder {
     );
   }
 
-  #stepMlp(l: number): string {
+  #plainMlp(l: number): string {
     const { hiddenSize, intermediateSize } = this.#spec;
     const { matrices, down } = this.#plan;
-    const project = (short: string, tensor: LayerMatrix): string => {
-      const parts = [{ name: layerTensor(l, tensor), rows: intermediateSize }];
-      return this.#matmul(this.#x, `l${l}_${short}`, parts, hiddenSize, matrices);
-    };
-    const active = this.#activate(project('gate', 'mlp.gate_proj'), `l${l}_active`);
-    const gated = this.#w.node('Mul', [active, project('up', 'mlp.up_proj')], gatedName(l));
-    const parts = [{ name: layerTensor(l, 'mlp.down_proj'), rows: hiddenSize }];
-    return this.#matmul(gated, `l${l}_down`, parts, intermediateSize, down);
+    const part = (tensor: LayerMatrix, rows: number): MatrixPart => ({ name: layerTensor(l, tensor), rows });
+    const [gate, up] = [part('mlp.gate_proj', intermediateSize), part('mlp.up_proj', intermediateSize)];
+    const last = [part('mlp.down_proj', hiddenSize)];
+    if (this.#rows !== null) {
+      const both = this.#rows.multiply(this.#x, `l${l}_gate_up`, [gate, up], hiddenSize, this.#bound);
+      this.#w.node('Split', [both], [`l${l}_gate`, `l${l}_up`], { axis: -1, num_outputs: 2 });
+      const active = this.#activate(`l${l}_gate`, `l${l}_active`);
+      const gated = this.#w.node('Mul', [active, `l${l}_up`], gatedName(l));
+      return this.#rows.multiplyAny(gated, `l${l}_down`, last, intermediateSize);
+    }
+    const project = (name: string, matrix: MatrixPart): string =>
+      this.#blocks.multiply(this.#x, name, [matrix], hiddenSize, matrices);
+    const active = this.#activate(project(`l${l}_gate`, gate), `l${l}_active`);
+    const gated = this.#w.node('Mul', [active, project(`l${l}_up`, up)], gatedName(l));
+    return this.#blocks.multiply(gated, `l${l}_down`, last, intermediateSize, down);
   }
 
   #chunkMlp(l: number, rows: RowInt8): string {
@@ -298,6 +325,7 @@ class GraphBuilder {
       MS,
     );
     this.#x = name;
+    this.#bound = boundOfNorm(this.#normValues(gammaName));
     this.#residual = sum;
   }
 
@@ -309,10 +337,13 @@ class GraphBuilder {
 
   /** Weights of a norm as it multiplies by them, times `factor`. */
   #normWeight(name: string, length = this.#spec.hiddenSize, factor: RowFactor = 1): string {
+    return this.#w.tensor(name, DataType.float32, [length], this.#normValues(name, length, factor));
+  }
+
+  #normValues(name: string, length = this.#spec.hiddenSize, factor: RowFactor = 1): Float32Array {
     const { normOffset } = this.#spec;
     const stored = toFloats(this.#source.read(name, [length]));
-    const weights = stored.map((value, i) => (value + normOffset) * factorOfRow(factor, i));
-    return this.#w.tensor(name, DataType.float32, [length], weights);
+    return stored.map((value, i) => (value + normOffset) * factorOfRow(factor, i));
   }
 
   /** cap · tanh(x / cap) */
@@ -325,13 +356,25 @@ class GraphBuilder {
   }
 
   /** One of the layer's products, in the form this graph wants. */
-  #project(x: string, name: string, parts: MatrixPart[], cols: number): string {
-    if (this.#rows === null) return this.#matmul(x, name, parts, cols, this.#plan.matrices);
-    return this.#addBias(this.#rows.multiply(x, name, parts, cols), name, parts);
+  #project(x: string, name: string, parts: MatrixPart[], cols: number, bound: number): string {
+    if (this.#chunks !== null) return this.#addBias(this.#chunks.multiply(x, name, parts, cols), name, parts);
+    return this.#matmul(x, name, parts, cols, this.#plan.matrices, bound);
   }
 
-  #matmul(x: string, name: string, parts: MatrixPart[], cols: number, format: BlockFormat | null): string {
-    return this.#addBias(this.#blocks.multiply(x, name, parts, cols, format), name, parts);
+  /** In blocks of `format`, or in rows for an x of at most `bound`. */
+  #matmul(
+    x: string,
+    name: string,
+    parts: MatrixPart[],
+    cols: number,
+    format: BlockFormat | null,
+    bound: number,
+  ): string {
+    const product =
+      this.#rows === null
+        ? this.#blocks.multiply(x, name, parts, cols, format)
+        : this.#rows.multiply(x, name, parts, cols, bound);
+    return this.#addBias(product, name, parts);
   }
 
   #addBias(product: string, name: string, parts: readonly MatrixPart[]): string {
@@ -345,13 +388,29 @@ class GraphBuilder {
     return this.#w.node('Add', [product, `${name}_bias`], `${name}_biased`);
   }
 
-  /** Shape [-1, hidden]. */
-  #flat(): string {
-    const shape = BigInt64Array.of(-1n, BigInt(this.#spec.hiddenSize));
-    return this.#w.tensor('flat_shape', DataType.int64, [2], shape);
+  /** Whether activations are [B·S, ..] and not [B, S, ..] outside the attention. */
+  get #isByRow(): boolean {
+    return this.#chunks !== null || this.#rows !== null;
   }
 
-  /** [B·S, width] → [B, S, width], as the attention wants it. All layers have one width. */
+  /** Shape of activations by row: [-1, width], or [-1, 1, width] where the terms of a row will be beside each other. */
+  #rowShape(name: string, width: number): string {
+    const dims = this.#rows === null ? [-1n, BigInt(width)] : [-1n, 1n, BigInt(width)];
+    return this.#w.tensor(name, DataType.int64, [dims.length], BigInt64Array.from(dims));
+  }
+
+  /** What the attention's output cannot exceed: it is a mean of values, and those are sums over a normed row. */
+  #attentionBound(l: number, levels: KvLevels | null): number {
+    const { numKvHeads, headDim, hiddenSize, qkvBias } = this.#spec;
+    if (this.#rows === null) return 0;
+    if (levels !== null) return 128 * largest(levels.result);
+    const rows = numKvHeads * headDim;
+    const values = toFloats(this.#source.read(layerTensor(l, 'self_attn.v_proj'), [rows, hiddenSize]));
+    const bias = qkvBias ? largest(toFloats(this.#source.read(layerBias(l, 'self_attn.v_proj'), [rows]))) : 0;
+    return boundOfProduct(values, this.#normValues(layerTensor(l, 'input_layernorm'))) + bias;
+  }
+
+  /** [B·S, .., width] → [B, S, width], as the attention wants it. All layers have one width. */
   #perSequence(x: string, width: number): string {
     const w = this.#w;
     if (this.#sequenceShape === '') {
@@ -360,13 +419,6 @@ class GraphBuilder {
       this.#sequenceShape = w.node('Concat', ['ids_shape', 'qkv_width'], 'qkv_shape', { axis: 0 });
     }
     return w.node('Reshape', [x, this.#sequenceShape], `${x}_per_sequence`);
-  }
-
-  /** [B, S, heads · headDim] → [B·S, heads · headDim]. */
-  #flatAttention(attention: string): string {
-    const width = BigInt(this.#spec.numHeads * this.#spec.headDim);
-    this.#w.tensor('attention_shape', DataType.int64, [2], BigInt64Array.of(-1n, width));
-    return this.#w.node('Reshape', [attention, 'attention_shape'], `${attention}_rows`);
   }
 
   /** Names of the cosines and sines of a Rope. */

@@ -41,6 +41,7 @@ async function start(options: Partial<EngineOptions> = {}): Promise<EngineSet> {
     maxContext: context,
     kvMemoryBytes: 1 << 28,
     kvType: 'float32',
+    products: 'auto',
     cacheDir: testCache,
     log: quiet,
     debugOwners: true,

@@ -15,6 +15,7 @@ export function fakeOptions(models: EngineOptions['models'], options: Partial<En
     maxContext: 2048,
     kvMemoryBytes: 1 << 24,
     kvType: 'auto',
+    products: 'auto',
     cacheDir: tmpdir(),
     log: quiet,
     debugOwners: true,

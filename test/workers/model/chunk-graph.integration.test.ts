@@ -20,7 +20,7 @@ writeSafetensors(root, TINY_CONFIG, tinyTensors(TINY_CONFIG, 31), 'F32');
 afterAll(() => fs.rmSync(root, { recursive: true }));
 
 const compile = (name: string, quantization: 'q8' | 'q4' | 'f32' = 'q8') =>
-  compileModel({ model: root, cacheDir: path.join(root, name), maxContext: 64, quantization });
+  compileModel({ model: root, cacheDir: path.join(root, name), maxContext: 64, quantization, products: 'blocks' });
 
 describe('the prefill graph', () => {
   it('is another file than the decode graph, agrees with it, and chunks of any length give the same bits', async () => {

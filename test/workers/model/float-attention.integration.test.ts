@@ -17,9 +17,14 @@ const root = temporaryFolder();
 writeSafetensors(root, TINY_CONFIG, tinyTensors(TINY_CONFIG, 31), 'F32');
 afterAll(() => fs.rmSync(root, { recursive: true }));
 
-const compile = (quantization: 'q8' | 'q4' | 'f32', type: 'int8' | 'float32' = 'int8'): Promise<CompiledModel> => {
-  const cacheDir = path.join(root, 'cache');
-  return compileModel({ model: root, cacheDir, maxContext: 64, quantization, kv: { type, memoryBytes: 0 } });
+const compile = (
+  stored: 'q8' | 'q8 in rows' | 'q4' | 'f32',
+  type: 'int8' | 'float32' = 'int8',
+): Promise<CompiledModel> => {
+  const products = stored === 'q8 in rows' ? 'rows' : 'blocks';
+  const quantization = stored === 'q8 in rows' ? 'q8' : stored;
+  const kv = { type, memoryBytes: 0 };
+  return compileModel({ model: root, cacheDir: path.join(root, 'cache'), maxContext: 64, quantization, kv, products });
 };
 
 function randomIds(length: number, seed = SEED): number[] {
@@ -35,31 +40,34 @@ function runRows(compiled: CompiledModel, file: string, numRows: number, use: (r
 }
 
 describe('prefill that attends over floats', () => {
-  it.each(['q8', 'q4', 'f32'] as const)('has a graph of its own for %s, in chunks of any length', async (stored) => {
-    const compiled = await compile(stored);
-    expect(compiled.prefillPath).not.toBe(compiled.decodePath);
-    // Weights are not stored twice where prefill has the products of decoding.
-    expect(fs.existsSync(`${compiled.prefillPath}.data`)).toBe(stored !== 'f32');
-    const ids = randomIds(LENGTH);
-    const prefill = (...lengths: number[]) =>
-      runRows(compiled, compiled.prefillPath, 1, (rows) => {
-        let done = 0;
-        let logits = new Float32Array(0);
-        for (const length of lengths) {
-          logits = rows.run(ids.slice(done, done + length), done, [length - 1]) as Float32Array<ArrayBuffer>;
-          done += length;
-        }
-        return logits;
-      });
-    const whole = prefill(LENGTH);
-    for (const lengths of [
-      [2, 46],
-      [17, 14, 17],
-      [45, 3],
-    ]) {
-      expect(prefill(...lengths)).toEqual(whole);
-    }
-  });
+  it.each(['q8', 'q8 in rows', 'q4', 'f32'] as const)(
+    'has a graph of its own for %s, in chunks of any length',
+    async (stored) => {
+      const compiled = await compile(stored);
+      expect(compiled.prefillPath).not.toBe(compiled.decodePath);
+      // Weights are not stored twice where prefill has the products of decoding.
+      expect(fs.existsSync(`${compiled.prefillPath}.data`)).toBe(stored === 'q8' || stored === 'q4');
+      const ids = randomIds(LENGTH);
+      const prefill = (...lengths: number[]) =>
+        runRows(compiled, compiled.prefillPath, 1, (rows) => {
+          let done = 0;
+          let logits = new Float32Array(0);
+          for (const length of lengths) {
+            logits = rows.run(ids.slice(done, done + length), done, [length - 1]) as Float32Array<ArrayBuffer>;
+            done += length;
+          }
+          return logits;
+        });
+      const whole = prefill(LENGTH);
+      for (const lengths of [
+        [2, 46],
+        [17, 14, 17],
+        [45, 3],
+      ]) {
+        expect(prefill(...lengths)).toEqual(whole);
+      }
+    },
+  );
 
   it(`stores what the decode graph stores, and computes what it computes (seed ${SEED})`, async () => {
     const compiled = await compile('f32');
@@ -108,17 +116,20 @@ describe('prefill that attends over floats', () => {
     for (const lengths of [[48], [2, 46], [17, 14, 17], [45, 3]]) expect(run(rewritten, ...lengths)).toEqual(found);
   });
 
-  it(`gives fresh prompts of one length the bits they get alone (seed ${SEED})`, async () => {
-    const compiled = await compile('q8');
-    const texts = [1, 2, 3].map((row) => randomIds(20, SEED + row));
-    const together = runRows(compiled, compiled.prefillPath, 3, (rows) => rows.run(texts.flat(), 0, [19, 39, 59]));
-    for (const [row, text] of texts.entries()) {
-      const alone = runRows(compiled, compiled.prefillPath, 1, (rows) => rows.run(text, 0, [19]));
-      expect(together.logits.subarray(row * TINY_CONFIG.vocab_size, (row + 1) * TINY_CONFIG.vocab_size)).toEqual(
-        alone.logits,
-      );
-    }
-  });
+  it.each(['q8', 'q8 in rows'] as const)(
+    `gives fresh prompts of one length the bits they get alone, in %s (seed ${SEED})`,
+    async (stored) => {
+      const compiled = await compile(stored);
+      const texts = [1, 2, 3].map((row) => randomIds(20, SEED + row));
+      const together = runRows(compiled, compiled.prefillPath, 3, (rows) => rows.run(texts.flat(), 0, [19, 39, 59]));
+      for (const [row, text] of texts.entries()) {
+        const alone = runRows(compiled, compiled.prefillPath, 1, (rows) => rows.run(text, 0, [19]));
+        expect(together.logits.subarray(row * TINY_CONFIG.vocab_size, (row + 1) * TINY_CONFIG.vocab_size)).toEqual(
+          alone.logits,
+        );
+      }
+    },
+  );
 
   it('is refused for a graph with other KV memory or layers than its shape says, and for what is no graph', async () => {
     const { decodePath, shape } = await compile('q4', 'float32');

@@ -97,17 +97,20 @@ function referenceAnswers(): ReferenceAnswer[] {
   return answers;
 }
 
-describe.each(kvTypes)('default model with %s KV memory', (kvType) => {
+const forms = kvTypes.flatMap((kvType) => (['blocks', 'rows'] as const).map((products) => [kvType, products] as const));
+
+describe.each(forms)('default model with %s KV memory, products in %s', (kvType, products) => {
   beforeAll(async () => {
     const kv = { type: kvType, memoryBytes: 0 };
-    compiled = await compileModel({ model: DEFAULT_MODEL, cacheDir, maxContext: 512, kv });
+    compiled = await compileModel({ model: DEFAULT_MODEL, cacheDir, maxContext: 512, kv, products });
     opened = open(compiled, { numSlots: 9, maxLen: 512 });
   });
 
   afterAll(() => opened.model.dispose());
 
-  it('prefills with a graph of its own', () => {
+  it('prefills with a graph of its own, and decodes with the products that were asked for', () => {
     expect(compiled.prefillPath).not.toBe(compiled.decodePath);
+    expect(path.basename(compiled.decodePath)).toBe(products === 'rows' ? 'rows.onnx' : 'model.onnx');
   });
 
   it('says that Paris is the capital of France', () => {
@@ -133,7 +136,7 @@ describe.each(kvTypes)('default model with %s KV memory', (kvType) => {
     const share = `${((100 * agreed) / positions).toFixed(2)} %`;
     const kl = (divergence / positions).toFixed(5);
     console.log(
-      `${kvType}: argmax agreement ${agreed} of ${positions} positions, ${PROMPTS.length} prompts = ${share}, KL ${kl}`,
+      `${kvType}, ${products}: argmax agreement ${agreed} of ${positions} positions, ${PROMPTS.length} prompts = ${share}, KL ${kl}`,
     );
     expect(divergence / positions).toBeLessThanOrEqual(BOUNDS[kvType].divergence);
     expect(positions).toBeGreaterThanOrEqual(300);

@@ -45,7 +45,8 @@ function loudCheckpoint(): string {
 
 it('finds loud channels, and keeping them float brings the prefill graph back to the decode graph', async () => {
   const folder = loudCheckpoint();
-  const compiled = await compileModel({ model: folder, cacheDir: root, maxContext: 64, quantization: 'q8' });
+  const stored = { maxContext: 64, quantization: 'q8', products: 'blocks' } as const;
+  const compiled = await compileModel({ model: folder, cacheDir: root, ...stored });
   const { shape } = compiled;
   const steps = { file: compiled.decodePath, shape };
   expect(findMlpOutliers(steps, TINY_CONFIG.intermediate_size, 2, 1)).toEqual(LOUD);

@@ -12,16 +12,18 @@ const root = temporaryFolder();
 afterAll(() => fs.rmSync(root, { recursive: true }));
 
 describe('verifyGraph', () => {
-  it.each(['q8', 'q4', 'f32'] as const)(
+  it.each(['q8', 'q8 in rows', 'q4', 'f32'] as const)(
     'is kept for %s only where it gives single steps to the bit',
     async (stored) => {
       const directory = path.join(root, stored);
       fs.mkdirSync(directory);
       writeSafetensors(directory, TINY_CONFIG, tinyTensors(TINY_CONFIG, 5), 'F32');
       const cacheDir = path.join(directory, 'cache');
-      const compiled = await compileModel({ model: directory, cacheDir, maxContext: 64, quantization: stored });
+      const products = stored === 'q8 in rows' ? 'rows' : 'blocks';
+      const quantization = stored === 'q8 in rows' ? 'q8' : stored;
+      const compiled = await compileModel({ model: directory, cacheDir, maxContext: 64, quantization, products });
       console.log(`${stored}: ${compiled.verifyGraphs.map(({ numTokens }) => numTokens).join(', ') || 'none'} kept`);
-      if (stored === 'q8') expect(compiled.verifyGraphs.map(({ numTokens }) => numTokens)).toEqual([2, 4, 8]);
+      if (quantization === 'q8') expect(compiled.verifyGraphs.map(({ numTokens }) => numTokens)).toEqual([2, 4, 8]);
       const { model } = open(compiled, { numSlots: 2, maxLen: 64 }, { verify: true });
       for (const size of model.verifySizes) {
         const tokens = Array.from({ length: size }, (_, i) => 3 + 7 * i);
