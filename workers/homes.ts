@@ -105,8 +105,9 @@ export class Homes {
   }
 
   #keep(sequence: Sequence, parked: number): void {
-    const { tenant, session } = sequence.meta;
+    const { home, numPrompt, meta } = sequence;
+    const { tenant, session } = meta;
     this.#seats.leave(sequence.id);
-    this.#slots.keep(sequence.home, { tenant, session, parked, ids: sequence.ids.slice(0, sequence.homeLength) });
+    this.#slots.keep(home, { tenant, session, parked, numPrompt, ids: sequence.ids.slice(0, sequence.homeLength) });
   }
 }

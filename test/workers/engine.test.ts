@@ -148,6 +148,20 @@ describe('Engine', () => {
     expect(kit.gauges.residentSlots).toBe(1);
   });
 
+  it('continues in place also without a session, where the answer comes back in other tokens', () => {
+    const kit = new EngineKit();
+    const prompt = Array.from({ length: 40 }, (_, i) => 50 + i);
+    const first = kit.answer(prompt, { maxTokens: 6 });
+    const changed = [...prompt, ...first.tokens.slice(0, 2), 10, 20, 30, 40];
+    const second = kit.answer(changed);
+    expect(second.cachedTokens).toBe(prompt.length + 2);
+    expect(kit.gauges.residentSlots).toBe(1);
+    expect(second.text).toBe(new EngineKit().answer(changed).text);
+    // Within a prompt it is another one's beginning, which is copied.
+    expect(kit.answer([...prompt, 50, 60, 70]).cachedTokens).toBe(prompt.length);
+    expect(kit.gauges.residentSlots).toBe(2);
+  });
+
   it('gives no prefix of one tenant to another', () => {
     const kit = new EngineKit();
     const text = 'the same long system prompt for everybody, word by word';

@@ -9,6 +9,8 @@ export interface Resident {
   session: string;
   /** Token ids whose KV the slot holds, from position 0. */
   ids: number[];
+  /** Of these, so many were its prompt, the rest is an answer; absent: all. */
+  numPrompt?: number;
   /** Id of a parked request that will go on from it, or 0. */
   parked: number;
   lastUsed: number;
@@ -236,7 +238,9 @@ function isResident(slot: Resident | Busy | null): slot is Resident {
 
 /** Used up in place: its own session goes on, or nobody wants the rest of it back. */
 function isGoneOn(slot: Resident, session: string, common: number): boolean {
-  const isItsOwn = slot.session === '' ? common >= slot.ids.length : slot.session === session;
+  // Clients that send the conversation again spell the answer in other tokens, or cut it: only they know this prompt whole.
+  const isContinued = common >= Math.min(slot.ids.length, slot.numPrompt ?? Infinity);
+  const isItsOwn = slot.session === '' ? isContinued : slot.session === session;
   return isItsOwn && slot.pins === 0 && slot.parked === 0;
 }
 
