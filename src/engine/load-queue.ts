@@ -1,5 +1,5 @@
 // Loads and swaps that wait or are under way: one at a time, in the order asked for, since compiling uses all the memory
-// bandwidth there is. Who asks for the same again joins, and hears of its progress. Used by models.ts.
+// bandwidth there is. Who asks for the same again joins, and hears of its progress. Used by model-loader.ts.
 import type { ModelSource, ModelView } from './model-admin.ts';
 import type { ServedModel } from './served-model.ts';
 

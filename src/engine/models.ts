@@ -1,15 +1,16 @@
-// The models of this process and what becomes of them: load, swap, unload and reload, one load at a time. Requests find
-// theirs here; the admin API (src/http/admin.ts) and signals change what there is. Made by main.ts (startEngines).
+// The models of this process and what becomes of them: which is loaded, swapped, unloaded, and who may be. Requests find
+// theirs here; the admin API (src/http/admin.ts) and signals change what there is. How a load goes is model-loader.ts's
+// business. Made by main.ts (startEngines).
 // What must stay true: a failed load or swap leaves everything else as it was, and no running request is dropped unless
 // somebody asks for that.
 import { ServiceError } from '../../protocol/errors.ts';
 import type { StepStats } from '../../workers/messages/events.ts';
-import type { CompiledModel, CompileProgress } from '../../workers/messages/models.ts';
+import type { CompileProgress } from '../../workers/messages/models.ts';
 import { Embedder, type Embeddings } from './embedder.ts';
 import { IdleModels } from './idle.ts';
 import { Instances } from './instances.ts';
-import { LoadQueue } from './load-queue.ts';
 import type { LoadOptions, ModelAdmin, ModelSource, ModelView, ReloadReport } from './model-admin.ts';
+import { ModelLoader } from './model-loader.ts';
 import { conflict, keyOf, ModelNames } from './model-names.ts';
 import { messageOf, viewOf } from './model-view.ts';
 import type { EngineOptions } from './options.ts';
@@ -70,10 +71,7 @@ class Models implements EngineSet, ModelAdmin {
   readonly #names = new ModelNames();
   /** Of the start, until they serve. */
   readonly #initial = new Set<ServedModel>();
-  readonly #loads = new LoadQueue((model) => {
-    model.progress = null;
-    this.#changed();
-  });
+  readonly #loader: ModelLoader;
   #isStopping = false;
 
   constructor(options: EngineOptions) {
@@ -85,13 +83,22 @@ class Models implements EngineSet, ModelAdmin {
     this.#idle = new IdleModels(
       {
         models: this.#names.all,
-        isBusy: (model) => this.#loads.has(model),
-        recompile: (model) => this.#recompile(model),
+        isBusy: (model) => this.#loader.isBusy(model),
+        recompile: (model) => this.#loader.recompile(model),
         changed: () => this.#changed(),
       },
       this.#instances,
       options,
     );
+    this.#loader = new ModelLoader({
+      names: this.#names,
+      instances: this.#instances,
+      numModels: () => Math.max(options.models.length, this.#names.all.length),
+      makeRoom: () => this.#idle.makeRoom(),
+      view: (model) => this.#view(model),
+      changed: () => this.#changed(),
+      failed: (model, message) => this.#failed(model, message),
+    });
     const queue = { ...defaultQueue, ...options.queue };
     this.#host = {
       queue,
@@ -153,7 +160,7 @@ class Models implements EngineSet, ModelAdmin {
   async stop(): Promise<void> {
     this.#isStopping = true;
     this.#idle.stop();
-    this.#loads.abortAll(shuttingDown());
+    this.#loader.abortAll(shuttingDown());
     this.#instances.threads.stopLoads();
     for (const model of this.#names.all) model.refuseWaiting(shuttingDown());
     await Promise.all([this.#instances.stop(), this.embeddings?.stop()]);
@@ -176,8 +183,8 @@ class Models implements EngineSet, ModelAdmin {
     if (options.replace !== undefined) return this.#swap(options.replace, source, options);
     const known = this.#names.known(source);
     if (known) {
-      const loading = this.#loads.sourceFor(known);
-      if (loading && isSame(loading, source)) return this.#loads.join(known, options.onProgress);
+      const loading = this.#loader.sourceFor(known);
+      if (loading && isSame(loading, source)) return this.#loader.join(known, options.onProgress);
       if (known.isReady && !loading && isSame(known.source, source)) return this.#again(known, options);
       if (known.state !== 'failed') throw conflict(`there is a model ${known.model.id} already: unload or replace it`);
       this.#remove(known);
@@ -189,14 +196,14 @@ class Models implements EngineSet, ModelAdmin {
     }
     const model = this.#add(source);
     model.isFromSettings = options.isFromSettings ?? false;
-    return this.#operate(model, source, options, (signal) => this.#load(model, true, signal));
+    return this.#loader.load(model, true, options);
   }
 
   async unload(name: string, { isForced = false }: { isForced?: boolean } = {}): Promise<ModelView> {
     const model = this.#names.findAny(name);
     if (!model) throw new ServiceError('unknown_model', `there is no model "${name}"`, { param: 'model' });
     const { id } = model.model;
-    this.#loads.abort(model, conflict(`model ${id} was unloaded meanwhile`));
+    this.#loader.abort(model, conflict(`model ${id} was unloaded meanwhile`));
     const isLoaded = model.isReady || model.state === 'draining';
     const drained = model.drain();
     if (isForced) {
@@ -248,8 +255,7 @@ class Models implements EngineSet, ModelAdmin {
     // Takes milliseconds, and a wrong name shows before anything large is loaded.
     await this.embeddings?.describe();
     for (const model of this.#initial) {
-      const done = this.#operate(model, model.source, {}, (signal) => this.#load(model, false, signal));
-      await done.catch((error: unknown) => {
+      await this.#loader.load(model, false).catch((error: unknown) => {
         // Somebody unloaded it while it was loaded: then it is not wanted.
         if (this.#names.all.includes(model)) throw error;
       });
@@ -259,69 +265,29 @@ class Models implements EngineSet, ModelAdmin {
     if (!this.#isStopping) this.#instances.threads.warm();
   }
 
-  async #load(model: ServedModel, isChecked: boolean, signal: AbortSignal): Promise<void> {
-    const { source } = model;
-    const compiled = await this.#compile(model, source);
-    this.#names.assertFree([source.id ?? compiled.info.id], model);
-    await this.#serve(model, source, compiled, isChecked, signal);
-  }
-
-  /** Opens threads for it and has them take the requests, instead of those it has. */
-  async #serve(
-    model: ServedModel,
-    source: ModelSource,
-    compiled: CompiledModel,
-    isChecked: boolean,
-    signal: AbortSignal,
-  ): Promise<void> {
-    const name = source.id ?? compiled.info.id;
-    this.#report(model, { phase: 'starting workers', done: 1 });
-    const makeRoom = (): Promise<void> => this.#idle.makeRoom();
-    const instance = await this.#instances.open({ name, compiled, signal, isChecked, makeRoom });
-    model.source = source;
-    model.serve(instance, this.#names.describe(model, source, compiled, instance.engine.layout.maxLen));
-  }
-
-  /** The new beside the old; then requests go to the new one, and the old one ends when it has nothing more to do. */
+  /** `given` takes the place of the model of this name. */
   async #swap(name: string, given: ModelSource, options: LoadOptions): Promise<ModelView> {
     const model = this.#names.find(name);
     if (!model) throw new ServiceError('unknown_model', `there is no model "${name}"`, { param: 'replace' });
     const { id } = model.model;
     const aliases = [...new Set([...(model.source.aliases ?? []), ...(given.aliases ?? [])])];
     const source = { ...given, id, aliases };
-    const loading = this.#loads.sourceFor(model);
-    if (loading && isSame(loading, source)) return this.#loads.join(model, options.onProgress);
+    const loading = this.#loader.sourceFor(model);
+    if (loading && isSame(loading, source)) return this.#loader.join(model, options.onProgress);
     if (loading || !model.isReady) throw conflict(`model ${id} is being loaded or unloaded already`);
     if (given.id !== undefined && given.id !== id) {
       const message = `id must be absent: what takes the place of ${id} takes its name`;
       throw new ServiceError('invalid_request', message, { param: 'id' });
     }
     this.#names.assertFree(given.aliases ?? [], model);
-    return this.#operate(model, source, options, async (signal) => {
-      const compiled = await this.#compile(model, source);
-      await this.#serve(model, source, compiled, true, signal);
-    });
+    return this.#loader.swap(model, source, options);
   }
 
-  /** Compiles again, which takes a moment where nothing has changed. True when other weights serve now. */
+  /** True when other weights serve now. */
   async #refresh(model: ServedModel, source: ModelSource): Promise<boolean> {
-    if (this.#loads.has(model)) throw conflict(`model ${model.model.id} is being loaded already`);
+    if (this.#loader.isBusy(model)) throw conflict(`model ${model.model.id} is being loaded already`);
     this.#names.assertFree(source.aliases ?? [], model);
-    let isSwapped = false;
-    await this.#operate(model, source, {}, async (signal) => {
-      const compiled = await this.#compile(model, source);
-      isSwapped = contentOf(compiled) !== contentOf(model.compiled!);
-      if (isSwapped) return this.#serve(model, source, compiled, true, signal);
-      model.source = source;
-      model.rename(this.#names.describe(model, source, compiled, model.model.contextLength));
-    });
-    return isSwapped;
-  }
-
-  async #recompile(model: ServedModel): Promise<void> {
-    await this.#operate(model, model.source, {}, async () => {
-      model.compiled = await this.#compile(model, model.source);
-    });
+    return this.#loader.refresh(model, source);
   }
 
   /** Asked for again. */
@@ -334,50 +300,13 @@ class Models implements EngineSet, ModelAdmin {
     return this.#view(model);
   }
 
-  /** Does the work when its turn comes, and keeps the books of how it ended. */
-  #operate(
-    model: ServedModel,
-    source: ModelSource,
-    { isDefault = false, onProgress }: LoadOptions,
-    work: (signal: AbortSignal) => Promise<void>,
-  ): Promise<ModelView> {
-    return this.#loads.add(model, source, onProgress, async (signal) => {
-      try {
-        signal.throwIfAborted();
-        await work(signal);
-      } catch (error) {
-        throw this.#failed(model, signal.aborted ? signal.reason : error);
-      }
-      model.failure = '';
-      if (isDefault) this.#names.makeDefault(model);
-      return this.#view(model);
-    });
-  }
-
-  #failed(model: ServedModel, error: unknown): ServiceError {
-    const message = messageOf(error);
-    model.failure = message;
-    if (model.state === 'loading') model.state = 'failed';
+  #failed(model: ServedModel, message: string): void {
     // Who started the process is told by `loaded`.
     if (!this.#isStopping && !this.#initial.has(model)) {
       this.#options.log.warn({ model: model.model.id, reason: message }, 'a model could not be loaded');
     }
     const failed = this.#names.all.filter((each) => each.state === 'failed' && !this.#initial.has(each));
     for (const old of failed.slice(0, Math.max(0, failed.length - MAX_FAILED))) this.#remove(old);
-    if (error instanceof ServiceError) return error;
-    return new ServiceError('invalid_request', message, { param: 'model', cause: error });
-  }
-
-  #compile(model: ServedModel, source: ModelSource): Promise<CompiledModel> {
-    const numModels = Math.max(this.#options.models.length, this.#names.all.length);
-    const signal = this.#loads.compileSignal(model);
-    return this.#instances.compile(source, numModels, (progress) => this.#report(model, progress), signal);
-  }
-
-  #report(model: ServedModel, progress: CompileProgress): void {
-    if (!this.#loads.has(model)) return;
-    model.progress = progress;
-    this.#loads.tell(model, this.#view(model));
   }
 
   #add(source: ModelSource): ServedModel {
@@ -414,11 +343,6 @@ function isSame(a: ModelSource, b: ModelSource): boolean {
 
 function aliasesOf({ aliases = [] }: ModelSource): string {
   return JSON.stringify([...aliases].sort());
-}
-
-/** Differs when weights, settings of the compiler or the texts' directory do. */
-function contentOf({ kind, decodePath, textDir, fake, shape }: CompiledModel): string {
-  return JSON.stringify([kind, decodePath, textDir, fake, shape]);
 }
 
 function shuttingDown(): ServiceError {
