@@ -110,7 +110,10 @@ export class SoloModel implements Model {
     const started = performance.now();
     const logits = run(false);
     const now = performance.now();
-    if (tokens === 1 && !this.#areOthersIdle) this.#policy.observeSplit(rows, now - started);
+    if (tokens === 1 && !this.#areOthersIdle) {
+      this.#policy.observeSplit(rows, now - started);
+      this.#announce();
+    }
     // Only gathering the streams can show what all cores are worth now; of all streams about as many decode here.
     if (this.#policy.soloRows < MAX_SOLO_ROWS && this.#retry.isDue(now)) {
       this.#policy.retry(Math.min(MAX_SOLO_ROWS, rows * this.#busy.length));

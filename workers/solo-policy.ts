@@ -26,6 +26,8 @@ const MAX_PAUSE_ALONE = 16_384;
 const TRIAL_RUNS = 48;
 /** To begin with all cores a run must cost less than so much of the other way: changing has its price. */
 const MIN_GAIN = 0.92;
+/** All cores are kept for several rows while a run costs less than so much of a split one: they have to be gathered for it. */
+const MIN_KEPT = 0.97;
 /** Cost of a step apart from its rows, in rows: what splitting rows among workers cannot share out. */
 const FIXED_COST_ROWS = 2.3;
 /** Weight of the latest run in the mean number of tokens a guessing run advances by. */
@@ -65,6 +67,8 @@ export class SoloPolicy {
   #wasAlone = false;
   /** Time of runs since the present way began. */
   #sinceChangeMs = 0;
+  /** What all cores cost several rows of late, whatever their number, to what splitting them should; since the last retry. */
+  #several = { cost: 0, runs: 0 };
   /** Mean tokens that a run of one row advances by. */
   #tokensPerRun = 1;
 
@@ -85,20 +89,20 @@ export class SoloPolicy {
   choose(rows: number): boolean {
     const known = this.#rows[rows - 1];
     if (known === undefined) return false;
-    const total = totalOf(known);
-    if (total.ownRuns < MIN_RUNS && this.#splitMs(rows) === null) return false;
-    if (total.aloneRuns < MIN_RUNS) return true;
+    if (this.#isUnknown(rows)) return false;
+    if (rows === 1 && totalOf(known).ownRuns < MIN_RUNS) return false;
     return known.isAlone !== known.trial > 0;
   }
 
   /** Up to so many rows decode faster alone than they would split among all workers, as far as was measured. */
   get soloRows(): number {
-    const limit = this.#rows.findIndex((rows) => !rows.isAlone);
+    const limit = this.#rows.findIndex((rows, index) => !rows.isAlone || this.#isUnknown(index + 1));
     return limit < 0 ? MAX_SOLO_ROWS : limit;
   }
 
   /** Forgets what all cores cost so many rows and fewer, so that it is found out again. */
   retry(rows: number): void {
+    this.#several = { cost: 0, runs: 0 };
     for (const known of this.#rows.slice(0, rows)) {
       known.isAlone = true;
       known.trial = known.tried = known.triedTime = 0;
@@ -132,6 +136,7 @@ export class SoloPolicy {
     for (const each of known.costs.values()) each.weight *= 1 - FADE;
     cost.weight += FADE;
     if (isSettled) measure(cost, wasAlone, ms);
+    if (isSettled && wasAlone && tokens === 1) this.#measureSeveral(rows, ms);
     if (known.trial > 0 && wasAlone !== known.isAlone) this.#tried(known, cost, ms, isSettled);
     else if (wasAlone === known.isAlone) this.#ran(known, ms);
   }
@@ -157,6 +162,7 @@ export class SoloPolicy {
     const splitMs = this.#splitMs(rows);
     // What all cores cost is known only while they are used, so they are given up at any time and taken after a trial.
     if (known.isAlone && aloneRuns < MIN_RUNS && this.#isLost(known, ms / (splitMs ?? own))) this.#giveUp(this.#rows);
+    else if (known.isAlone && aloneRuns < MIN_RUNS && this.#isLostForSeveral(rows)) this.#giveUp([known]);
     else if (known.isAlone && !this.#compare(known)) this.#giveUp([known]);
     else if (++known.sinceTrial >= known.pause && splitMs === null) {
       known.trial = TRIAL_RUNS;
@@ -169,6 +175,18 @@ export class SoloPolicy {
     known.tried++;
     known.triedTime += Number.isFinite(time) ? Math.min(time, MAX_RUN) : 1;
     return known.tried >= MIN_LOST_RUNS && known.triedTime > LOST * known.tried;
+  }
+
+  #measureSeveral(rows: number, ms: number): void {
+    const splitMs = this.#splitMs(rows);
+    if (splitMs === null) return;
+    const several = this.#several;
+    several.cost += (Math.min(ms / splitMs, MAX_RUN) - several.cost) * Math.max(FADE, 1 / ++several.runs);
+  }
+
+  /** Rows come and go: what all cores cost so many is not found out anew for each number that has no verdict yet. */
+  #isLostForSeveral(rows: number): boolean {
+    return rows > 1 && this.#several.runs >= MIN_RUNS && this.#several.cost > 1;
   }
 
   /** All at once where they collapse: who takes the cores does so whatever the number of rows. */
@@ -184,8 +202,8 @@ export class SoloPolicy {
   #compare(known: Rows): boolean {
     const rows = this.#rows.indexOf(known) + 1;
     const { own, alone, ownRuns, aloneRuns } = totalOf(known);
-    const gain = known.isAlone ? 1 : MIN_GAIN;
     const splitMs = this.#splitMs(rows);
+    const gain = !known.isAlone ? MIN_GAIN : splitMs === null ? 1 : MIN_KEPT;
     if (splitMs !== null && aloneRuns >= MIN_RUNS) return known.costs.get(1)!.alone < splitMs * gain;
     if (ownRuns < MIN_RUNS || aloneRuns < MIN_RUNS || own === 0) return known.isAlone;
     const split = (FIXED_COST_ROWS + Math.ceil(rows / this.#numWorkers)) / (FIXED_COST_ROWS + rows);
@@ -194,18 +212,32 @@ export class SoloPolicy {
 
   /**
    * What a step of several rows costs split among the workers: as measured while it was so, else from what one row costs
-   * in one, so that nobody has to decode them in one worker's time to find out. Null for one row, and until one row was
-   * measured.
+   * in one or from another number of them, so that nobody has to decode them in one worker's time to find out. Null for
+   * one row, and until anything of that was measured.
    */
   #splitMs(rows: number): number | null {
-    const one = this.#rows[0]!.costs.get(1);
-    if (rows < 2 || one === undefined || one.ownRuns < MIN_RUNS) return null;
     const share = Math.ceil(rows / this.#numWorkers);
-    const expected = (one.own * (FIXED_COST_ROWS + share)) / (FIXED_COST_ROWS + 1);
+    const expected = rows < 2 ? null : this.#expectedMs(share);
+    if (expected === null) return null;
     const { ms, runs } = this.#splits[share - 1]!;
     // Who is alone in a worker has its tokens guessed there too; two rows in one worker have not.
     const guesses = rows <= this.#numWorkers ? this.#guessGain : 1;
     return (runs < MIN_RUNS ? expected : Math.min(ms, MAX_SPLIT * expected)) / guesses;
+  }
+
+  /** Of a step of so many rows in one worker's own time, by what others than they cost there. */
+  #expectedMs(share: number): number | null {
+    const scaled = (ms: number, rows: number): number => (ms * (FIXED_COST_ROWS + share)) / (FIXED_COST_ROWS + rows);
+    const one = this.#rows[0]!.costs.get(1);
+    if (one !== undefined && one.ownRuns >= MIN_RUNS) return scaled(one.own, 1);
+    const known = this.#splits.flatMap(({ ms, runs }, index) => (runs >= MIN_RUNS ? [{ ms, rows: index + 1 }] : []));
+    const nearest = known.sort((a, b) => Math.abs(a.rows - share) - Math.abs(b.rows - share))[0];
+    return nearest === undefined ? null : scaled(nearest.ms, nearest.rows);
+  }
+
+  /** Several rows stay split until there is something to compare all cores with. */
+  #isUnknown(rows: number): boolean {
+    return rows > 1 && this.#splitMs(rows) === null;
   }
 
   /** Tokens of one row per time with guesses, to those without, in one worker; 1 until it was measured. */

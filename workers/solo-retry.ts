@@ -10,8 +10,8 @@ const CROWDED_PAUSES = 4;
 const LOOK_MS = 1000;
 /** Somebody else computes when a thread with work waits for a core this share of its time. */
 const CROWDED = 0.2;
-/** All cores were worth it when they were held this long. */
-const HELD_MS = 2000;
+/** All cores were worth it when they were held this long: verdicts for several numbers of streams take a while. */
+const HELD_MS = 10_000;
 
 export class SoloRetry {
   readonly #takeWait: () => number;
