@@ -84,7 +84,8 @@ describe('Engine', () => {
     expect(Math.max(...running())).toBeLessThan(6);
     for (const id of [...more, ...first.slice(0, 2)]) kit.cancel(id);
     // They have to be few for 200 ms of real time.
-    for (let i = 0; i < 80 && running()[1] !== 2; i++) {
+    const isGathered = (): boolean => running().join() === '0,2,0';
+    for (let i = 0; i < 80 && !isGathered(); i++) {
       settle(3);
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
     }
