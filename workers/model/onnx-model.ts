@@ -107,7 +107,7 @@ export class OnnxModel implements Model {
       ...session
     } = options;
     this.#selection = selectTop ? new TopSelection(shape.vocabSize, session) : null;
-    this.#decode = role === 'prefill' ? null : new OrtSession(compiled.decodePath, { ...session, disableFlash: true });
+    this.#decode = role === 'prefill' ? null : new OrtSession(compiled.decodePath, { ...session, forSteps: true });
     this.#prefill = role === 'decode' ? null : new OrtSession(compiled.prefillPath, session);
     const hasMoreThreads = threadsAlone > options.threads;
     if (role !== 'decode' && hasMoreThreads) {
@@ -121,7 +121,7 @@ export class OnnxModel implements Model {
       const isDecodedAlone = decodeAlone && hasMoreThreads;
       if (isDecodedAlone) {
         this.#unopened.push(() => {
-          this.#decodeAlone = new OrtSession(compiled.decodePath, { ...alone, disableFlash: true });
+          this.#decodeAlone = new OrtSession(compiled.decodePath, { ...alone, forSteps: true });
         });
       }
       if (verify) {

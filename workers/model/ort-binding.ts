@@ -80,8 +80,11 @@ export interface SessionOptions {
    * within a run, so that others get the cores between runs. Default 'never'.
    */
   spin?: 'never' | 'runs' | 'always';
-  /** Attention without flash kernels: faster for decode steps, slower for long prefill. */
-  disableFlash?: boolean;
+  /**
+   * For decode steps: attention without flash kernels, which are faster for long prefill only; and as the same few shapes
+   * come again and again, the memory of all values within a run is laid out once for each (README).
+   */
+  forSteps?: boolean;
   /** One Int32 shared by all threads of the process that open sessions; see `withFlashDisabled`. */
   loadLock?: Int32Array;
   /** Save the optimised graph here with packed weights in `dataName` beside it. */
@@ -107,7 +110,7 @@ export class OrtSession {
       if (typeof model === 'string') this.#session.loadModel(model, nativeOptions);
       else this.#session.loadModel(model.buffer, model.byteOffset, model.byteLength, nativeOptions);
     };
-    withFlashDisabled(options.disableFlash === true, options.loadLock, load);
+    withFlashDisabled(options.forSteps === true, options.loadLock, load);
   }
 
   /**
@@ -172,7 +175,7 @@ function sessionOptions(options: SessionOptions): object {
     intraOpNumThreads: options.threads,
     interOpNumThreads: 1,
     enableCpuMemArena: true,
-    enableMemPattern: false,
+    enableMemPattern: options.forSteps === true,
     logSeverityLevel: LOG_FATAL,
     extra: { session },
     ...(prepack === undefined ? {} : { optimizedModelFilePath: prepack.path }),

@@ -31,7 +31,7 @@ export class Verifier {
 
   /** Loads the session of one graph (about 35 ms). Throws an Error when it cannot be loaded. */
   open({ numTokens, path }: CompiledModel['verifyGraphs'][number], options: SessionOptions): void {
-    const session = new OrtSession(path, { ...options, disableFlash: true });
+    const session = new OrtSession(path, { ...options, forSteps: true });
     this.#sessions.set(numTokens, createSession(session, numTokens, this.#shape.vocabSize));
     this.sizes = [...this.#sessions.keys()].sort((a, b) => a - b);
   }
