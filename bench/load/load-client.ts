@@ -9,6 +9,8 @@ import { sseRequest } from './sse-request.ts';
 export interface LoadJob {
   /** http://host:port */
   url: string;
+  /** Of the API, where one is needed; native only. */
+  key?: string;
   transport: 'native' | 'sse';
   /** Sockets that the streams share, native only. */
   sockets: number;
@@ -106,7 +108,7 @@ function newRecord(sentAtMs: number): RequestRecord {
 /** Each stream has a lane of its own. */
 async function openLinks(job: LoadJob): Promise<NativeLink[]> {
   const url = `${job.url.replace('http', 'ws')}/v1/stream`;
-  const links = await Promise.all(Array.from({ length: job.sockets }, () => NativeLink.open(url)));
+  const links = await Promise.all(Array.from({ length: job.sockets }, () => NativeLink.open(url, job.key)));
   for (let index = 0; index < job.streams; index++) {
     links[index % links.length]!.openLane(laneOf(index, links.length), job.class);
   }
