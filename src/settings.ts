@@ -180,7 +180,7 @@ export const settings: { readonly [K in keyof Config]: Setting<Config[K]> } = {
     name: 'SOLO',
     defaultText: 'auto',
     meaning:
-      'auto decodes few streams (up to 8) on all cores while nothing else computes and it pays; off never does. Texts are the same.',
+      'auto decodes few streams (up to 8; with PRODUCTS in rows no more than WORKERS) on all cores while nothing else computes and it pays; off never does. Texts are the same.',
     parse: onOff('auto', 'off'),
     fallback: () => true,
   },

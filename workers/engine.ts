@@ -66,7 +66,8 @@ export class Engine {
   constructor(init: WorkerInit, model: Model, text: TextModel, grammars: Grammars | null = null) {
     const { index, layout } = init;
     this.#init = init;
-    this.#solo = init.solo && index === SOLO_WORKER ? new SoloModel(model, init.shared, index) : null;
+    const isSolo = init.solo && index === SOLO_WORKER;
+    this.#solo = isSolo ? new SoloModel(model, init.shared, index, init.model.products) : null;
     this.#model = this.#solo ?? model;
     const { generated } = init.shared;
     this.#context = { text, grammars, vocabSize: model.vocabSize, maxLen: layout.maxLen, generated };

@@ -2,6 +2,7 @@
 // of this model computes. Chooses per run and tells the lead, through shared memory, how many streams that worker should
 // be left. The results are the same either way.
 import { coreWait } from './core-wait.ts';
+import type { Products } from './messages/models.ts';
 import type { EngineShared } from './messages/shared.ts';
 import type { Model } from './model/model.ts';
 import type { TopRows } from './sampling/top-rows.ts';
@@ -13,19 +14,23 @@ export class SoloModel implements Model {
   readonly #index: number;
   readonly #busy: Int32Array;
   readonly #soloRows: Int32Array;
+  readonly #maxRows: number;
   readonly #policy: SoloPolicy;
   readonly #retry: SoloRetry;
   #hasChanged = false;
 
   /**
-   * `index`: of this worker. `takeWait`: share of its thread's time since the last call in which it had work and no core.
+   * `index`: of this worker. `products`: the model's. `takeWait`: share of its thread's time since the last call in which it
+   * had work and no core.
    */
-  constructor(model: Model, shared: EngineShared, index: number, takeWait = coreWait()) {
+  constructor(model: Model, shared: EngineShared, index: number, products: Products, takeWait = coreWait()) {
     this.#model = model;
     this.#index = index;
     this.#busy = new Int32Array(shared.busy);
     this.#soloRows = new Int32Array(shared.soloRows);
-    this.#policy = new SoloPolicy(this.#busy.length);
+    // In rows a step of four costs a thread little more than one of a single row: who shares a worker loses nothing by it.
+    this.#maxRows = products === 'rows' ? Math.min(this.#busy.length, MAX_SOLO_ROWS) : MAX_SOLO_ROWS;
+    this.#policy = new SoloPolicy(this.#busy.length, this.#maxRows);
     this.#retry = new SoloRetry(takeWait);
     this.#announce();
   }
@@ -92,7 +97,7 @@ export class SoloModel implements Model {
   }
 
   #run(rows: number, tokens: number, run: (isAlone: boolean) => Float32Array): Float32Array {
-    if (rows > MAX_SOLO_ROWS || !this.canDecodeAlone) return run(false);
+    if (rows > this.#maxRows || !this.canDecodeAlone) return run(false);
     if (!this.#areOthersIdle) return this.#runSplit(rows, tokens, run);
     const isAlone = this.#policy.choose(rows);
     const started = performance.now();
@@ -115,8 +120,8 @@ export class SoloModel implements Model {
       this.#announce();
     }
     // Only gathering the streams can show what all cores are worth now; of all streams about as many decode here.
-    if (this.#policy.soloRows < MAX_SOLO_ROWS && this.#retry.isDue(now)) {
-      this.#policy.retry(Math.min(MAX_SOLO_ROWS, rows * this.#busy.length));
+    if (this.#policy.soloRows < this.#maxRows && this.#retry.isDue(now)) {
+      this.#policy.retry(Math.min(this.#maxRows, rows * this.#busy.length));
       this.#announce();
     }
     return logits;

@@ -63,7 +63,7 @@ export class SoloPolicy {
   readonly #numWorkers: number;
   readonly #rows: Rows[];
   /** By rows in this worker: time of a step in ms while others decode too. */
-  readonly #splits = Array.from({ length: MAX_SOLO_ROWS }, () => ({ ms: 0, runs: 0 }));
+  readonly #splits: { ms: number; runs: number }[];
   #wasAlone = false;
   /** Time of runs since the present way began. */
   #sinceChangeMs = 0;
@@ -72,9 +72,11 @@ export class SoloPolicy {
   /** Mean tokens that a run of one row advances by. */
   #tokensPerRun = 1;
 
-  constructor(numWorkers: number) {
+  /** `maxRows`: more are never decoded on all cores. */
+  constructor(numWorkers: number, maxRows = MAX_SOLO_ROWS) {
     this.#numWorkers = numWorkers;
-    this.#rows = Array.from({ length: MAX_SOLO_ROWS }, () => ({
+    this.#splits = Array.from({ length: maxRows }, () => ({ ms: 0, runs: 0 }));
+    this.#rows = Array.from({ length: maxRows }, () => ({
       costs: new Map<number, Cost>(),
       isAlone: true,
       trial: 0,
@@ -97,7 +99,7 @@ export class SoloPolicy {
   /** Up to so many rows decode faster alone than they would split among all workers, as far as was measured. */
   get soloRows(): number {
     const limit = this.#rows.findIndex((rows, index) => !rows.isAlone || this.#isUnknown(index + 1));
-    return limit < 0 ? MAX_SOLO_ROWS : limit;
+    return limit < 0 ? this.#rows.length : limit;
   }
 
   /** Forgets what all cores cost so many rows and fewer, so that it is found out again. */

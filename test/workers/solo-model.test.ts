@@ -45,7 +45,7 @@ class Machine {
     };
     const shared = { busy: this.#busy.buffer, soloRows: this.#soloRows.buffer };
     const takeWait = (): number => (this.isCrowded ? 0.3 : 0.1);
-    this.#solo = new SoloModel(model as unknown as Model, shared as unknown as EngineShared, 1, takeWait);
+    this.#solo = new SoloModel(model as unknown as Model, shared as unknown as EngineShared, 1, 'blocks', takeWait);
     // What one row costs is known from streams that ran alone.
     for (const from = this.nowMs; this.nowMs < from + 3000;) this.#solo.decode(0, 1, [], []);
     this.nowMs = this.tokens = 0;

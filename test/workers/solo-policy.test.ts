@@ -25,6 +25,17 @@ function split(policy: SoloPolicy, rows: number, ms: number): void {
 }
 
 describe('SoloPolicy', () => {
+  it('never takes all cores for more rows than it is told', () => {
+    const policy = new SoloPolicy(2, 2);
+    run(policy, 1, 2000, paying);
+    split(policy, 1, 5);
+    expect(policy.soloRows).toBe(2);
+    expect(run(policy, 2, 500, paying)).toBeGreaterThan(0.8);
+    expect(run(policy, 3, 500, paying)).toBe(0);
+    policy.retry(8);
+    expect(policy.soloRows).toBe(2);
+  });
+
   it('takes the verdict on all cores from the other numbers of rows while they come and go', () => {
     const policy = new SoloPolicy(2);
     split(policy, 3, 3);

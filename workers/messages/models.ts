@@ -60,6 +60,7 @@ export interface CompiledModel {
   /** Directory with tokenizer.json and tokenizer_config.json. */
   textDir: string;
   eosTokenIds: number[];
+  products: Products;
   /** For people: "8-bit, block 64". */
   quantization: string;
   /**

@@ -68,6 +68,7 @@ export async function compileModel(options: CompileOptions): Promise<CompiledMod
     ...entryFiles(folder, meta),
     textDir: directory,
     eosTokenIds: eosTokenIds(directory, config),
+    products: meta.products,
     quantization: meta.products === 'rows' ? '8-bit, a scale per channel' : plan.label,
     kvDivergence: meta.kvDivergence,
     weightsBytes: meta.weightsBytes,

@@ -21,6 +21,7 @@ export function parseFakeModel(name: string, maxContext: number | null): Compile
   const maxPositions = allowedContext(FAKE_SHAPE.maxPositions, maxContext, name);
   return {
     kind: 'fake',
+    products: 'blocks',
     id: 'fake',
     shape: { ...FAKE_SHAPE, maxPositions },
     decodePath: '',

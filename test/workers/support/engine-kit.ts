@@ -103,6 +103,7 @@ export class EngineKit {
     this.shared = allocateShared(FAKE_SHAPE, this.layout, 4096);
     this.#compiled = {
       kind: 'fake',
+      products: 'blocks',
       id: 'fake',
       shape: FAKE_SHAPE,
       decodePath: '',
