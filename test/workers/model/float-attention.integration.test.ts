@@ -39,6 +39,19 @@ function runRows(compiled: CompiledModel, file: string, numRows: number, use: (r
   });
 }
 
+/** `ids` in chunks of these lengths, one after the other; the logits are the last chunk's. */
+function runChunks(compiled: CompiledModel, file: string, ids: readonly number[], lengths: readonly number[]) {
+  return runRows(compiled, file, 1, (rows) => {
+    let done = 0;
+    let logits = new Float32Array(0);
+    for (const length of lengths) {
+      logits = rows.run(ids.slice(done, done + length), done, [length - 1]) as Float32Array<ArrayBuffer>;
+      done += length;
+    }
+    return logits;
+  });
+}
+
 describe('prefill that attends over floats', () => {
   it.each(['q8', 'q8 in rows', 'q4', 'f32'] as const)(
     'has a graph of its own for %s, in chunks of any length',
@@ -48,16 +61,7 @@ describe('prefill that attends over floats', () => {
       // Weights are not stored twice where prefill has the products of decoding.
       expect(fs.existsSync(`${compiled.prefillPath}.data`)).toBe(stored === 'q8' || stored === 'q4');
       const ids = randomIds(LENGTH);
-      const prefill = (...lengths: number[]) =>
-        runRows(compiled, compiled.prefillPath, 1, (rows) => {
-          let done = 0;
-          let logits = new Float32Array(0);
-          for (const length of lengths) {
-            logits = rows.run(ids.slice(done, done + length), done, [length - 1]) as Float32Array<ArrayBuffer>;
-            done += length;
-          }
-          return logits;
-        });
+      const prefill = (...lengths: number[]) => runChunks(compiled, compiled.prefillPath, ids, lengths);
       const whole = prefill(LENGTH);
       for (const lengths of [
         [2, 46],
@@ -96,16 +100,7 @@ describe('prefill that attends over floats', () => {
     const rewritten = path.join(path.dirname(compiled.decodePath), 'rewritten.onnx');
     fs.writeFileSync(rewritten, floatAttention(fs.readFileSync(compiled.decodePath), compiled.shape, 16));
     const ids = randomIds(LENGTH);
-    const run = (file: string, ...lengths: number[]) =>
-      runRows(compiled, file, 1, (rows) => {
-        let done = 0;
-        let logits = new Float32Array(0);
-        for (const length of lengths) {
-          logits = rows.run(ids.slice(done, done + length), done, [length - 1]) as Float32Array<ArrayBuffer>;
-          done += length;
-        }
-        return logits;
-      });
+    const run = (file: string, ...lengths: number[]) => runChunks(compiled, file, ids, lengths);
     const [expected, found] = [run(compiled.decodePath, 30, 18), run(rewritten, 30, 18)];
     for (const [i, view] of [found.logits, ...found.kv].entries()) {
       const other = [expected.logits, ...expected.kv][i]!;
